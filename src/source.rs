@@ -19,6 +19,7 @@ mod broker;
 mod buffer;
 mod consumer;
 mod headers;
+mod lane;
 mod position_check;
 pub mod properties;
 mod statistics;
@@ -85,8 +86,12 @@ pub enum Polled {
     /// The group took these partitions; their buffers are gone.
     Revoked(Vec<Partition>),
     /// The partition stands still: Kafka doesn't hold the next offset, or the topic is a different one. `what` tells which,
-    /// as far as the client knows; compare the stored position with [`Broker`] before positioning it again.
-    PositionLost { assignment: Assignment, what: String },
+    /// as far as the client knows; compare the stored position with what [`Broker`] tells before positioning it again, with
+    /// this assignment: the earlier one is over.
+    PositionLost {
+        assignment: Assignment,
+        what: String,
+    },
     /// Everything up to the partition's present end (under `read_committed`: its last stable offset) has been handed over.
     AtEnd(Vec<Assignment>),
     /// Nothing can be read at present, and why. The client goes on trying; [`Polled::Recovered`] follows.
