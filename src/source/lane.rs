@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use crate::position::Partition;
 use crate::record::{Chunk, RawRecord};
 
 /// A segment is closed above so many records or bytes, so that taking a part of a long buffer copies little.
