@@ -11,6 +11,7 @@
 
 mod encode;
 pub mod inspect;
+pub mod lookup;
 mod merge;
 pub mod migrate;
 pub mod positions;

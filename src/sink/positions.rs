@@ -4,6 +4,8 @@
 //! began and still carry our epoch and token. That alone makes a second application of a range impossible (P3); epoch and token
 //! stop an instance that lost the partition without knowing it.
 
+use std::collections::BTreeMap;
+
 use mysql_async::Row;
 
 use super::quoting::{binary, optional_number, optional_text, text};
@@ -63,6 +65,18 @@ impl SumChanges {
     pub fn balances(&self) -> bool {
         self.read == self.ignored + self.refused + self.held + self.accepted
             && self.changes == self.upserted + self.deleted + self.superseded
+    }
+
+    pub fn add(&mut self, other: &SumChanges) {
+        self.read += other.read;
+        self.ignored += other.ignored;
+        self.refused += other.refused;
+        self.held += other.held;
+        self.accepted += other.accepted;
+        self.changes += other.changes;
+        self.upserted += other.upserted;
+        self.deleted += other.deleted;
+        self.superseded += other.superseded;
     }
 
     fn columns(&self) -> [(&'static str, i64); 9] {
@@ -139,6 +153,20 @@ impl Owner {
                 Err(StatementError::into_error(error).at("acquiring partitions"))
             }
         }
+    }
+
+    /// How many partitions of this topic have a position.
+    pub async fn count(&self, session: &mut Session) -> Result<usize> {
+        let sql = format!("SELECT COUNT(*) FROM {POSITIONS} WHERE {}", self.is_mine());
+        let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
+        Ok(rows.first().and_then(|row| int_at(row, 0)).and_then(|count| usize::try_from(count).ok()).unwrap_or(0))
+    }
+
+    /// Where every partition of this topic stands, whoever owns it.
+    pub async fn offsets(&self, session: &mut Session) -> Result<BTreeMap<Partition, i64>> {
+        let sql = format!("SELECT kafka_partition, next_offset FROM {POSITIONS} WHERE {}", self.is_mine());
+        let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
+        Ok(rows.iter().map(|row| (partition_at(row), int_at(row, 1).unwrap_or(0))).collect())
     }
 
     /// Gives a partition its first row, standing at `next_offset`. An error of kind [`Kind::Fenced`] if another instance was faster.
