@@ -18,11 +18,14 @@
 //! - **P5 Isolation.** A bad record, user or pipeline never stops another; a sick database is never a bad record.
 //! - **P6 Nothing silent.** Lost data, re-created topics, values MySQL would change, unknown config keys: each is named.
 
+pub mod decode;
 pub mod diagnostic;
 pub mod error;
 pub mod hold;
+mod json;
 pub mod position;
 pub mod record;
 pub mod sink;
+pub mod schema;
 pub mod target;
 pub mod work;
