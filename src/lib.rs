@@ -27,5 +27,6 @@ pub mod position;
 pub mod record;
 pub mod sink;
 pub mod schema;
+pub mod source;
 pub mod target;
 pub mod work;
