@@ -25,4 +25,5 @@ pub mod hold;
 pub mod position;
 pub mod record;
 pub mod target;
+pub mod telemetry;
 pub mod work;
