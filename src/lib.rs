@@ -19,6 +19,7 @@
 //! - **P6 Nothing silent.** Lost data, re-created topics, values MySQL would change, unknown config keys: each is named.
 
 pub mod decode;
+pub mod config;
 pub mod diagnostic;
 pub mod error;
 pub mod hold;
@@ -29,4 +30,5 @@ pub mod sink;
 pub mod schema;
 pub mod source;
 pub mod target;
+pub mod telemetry;
 pub mod work;
