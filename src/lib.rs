@@ -20,7 +20,9 @@
 
 pub mod diagnostic;
 pub mod error;
+pub mod generate;
 pub mod hold;
+pub mod oracle;
 pub mod position;
 pub mod record;
 pub mod target;
