@@ -3,6 +3,7 @@
 //! A line is a record, `{"partition":0,"offset":7,"timestamp":1700000000000,"key":"42","value":{..}}`, or a bare event. Payloads that are
 //! no JSON stand as `value_base64`, keys that are no text as `key_base64`. What is written is read back byte for byte.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -62,9 +63,10 @@ pub fn write_ndjson(mut out: impl Write, records: impl IntoIterator<Item = Owned
     Ok(written)
 }
 
-/// The payload as JSON, where that keeps every byte of it and the line one line. A payload `null` would read as a missing one.
+/// The payload as JSON, where that keeps every byte of it, the line one line, and the line readable by every JSON parser. A payload
+/// `null` would read as a missing one.
 fn as_json(value: &[u8]) -> Option<&RawValue> {
-    if value.contains(&b'\n') || value == b"null" {
+    if value.contains(&b'\n') || value == b"null" || serde_json::from_slice::<serde_json::Value>(value).is_err() {
         return None;
     }
     let raw: &RawValue = serde_json::from_slice(value).ok()?;
@@ -125,7 +127,7 @@ fn read_line(line: &[u8], next: impl Fn(i32) -> i64, ticks_per_second: i64) -> R
 
 /// Whether a line is a record around an event rather than an event.
 fn is_record(line: &[u8]) -> bool {
-    let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(line) else { return false };
+    let Ok(fields) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(line) else { return false };
     let event = fields.contains_key("op") || fields.contains_key("before") || fields.contains_key("after");
     !event && ["value", "value_base64", "offset"].iter().any(|name| fields.contains_key(*name))
 }

@@ -59,7 +59,7 @@ const FAMILY: [(&str, &str); 20] = [
 const AWKWARD: [&str; 9] =
     ["Robert'); --", "Tab\tbed", "Two\nlines", "Back\\slash \\N", "\"Quoted\"", "Smile 😀", "Trailing ", "", "NULL"];
 
-const COUNTRIES: [&str; 28] = [
+pub(super) const COUNTRIES: [&str; 28] = [
     "AR", "AU", "BR", "CA", "CH", "CN", "DE", "DK", "EG", "ES", "FR", "GB", "GH", "IE", "IN", "IT", "JP", "KE", "MX",
     "NG", "NL", "NO", "NZ", "PL", "SE", "TR", "US", "ZA",
 ];
