@@ -20,6 +20,7 @@
 
 pub mod decode;
 pub mod config;
+pub mod demo;
 pub mod diagnostic;
 pub mod error;
 pub mod generate;
