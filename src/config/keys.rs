@@ -67,7 +67,12 @@ pub(super) static KAFKA: Section = Section {
     path: "kafka",
     doc: "The brokers.",
     keys: &[
-        key("brokers", Kind::Text, Absent::Refused, "Where to find the cluster: `host:port`, several separated by commas."),
+        key(
+            "brokers",
+            Kind::Text,
+            Absent::Refused,
+            "Where to find the cluster: `host:port`, several separated by commas.",
+        ),
         key(
             "group",
             Kind::Text,
@@ -162,7 +167,12 @@ pub(super) static PIPELINE: Section = Section {
     keys: &[
         key("topic", Kind::Text, Absent::Refused, "Topic to read. One name, no pattern."),
         key("table", Kind::Text, Absent::Refused, "Target table, in the database of `mysql.url`."),
-        key("key", Kind::Columns, Absent::Refused, "Key columns of the table; events of one key never overtake each other."),
+        key(
+            "key",
+            Kind::Columns,
+            Absent::Refused,
+            "Key columns of the table; events of one key never overtake each other.",
+        ),
         key("group", Kind::Text, Absent::Means("`kafka.group`"), "Consumer group of this pipeline alone."),
         key(
             "version",
@@ -217,7 +227,12 @@ pub(super) static BATCH: Section = Section {
     path: "pipelines.*.batch",
     doc: "Limits of one micro-batch. With a backlog batches fill up; without one they close after `max_wait`.",
     keys: &[
-        key("max_events", Kind::Count { min: 1, max: 1_000_000 }, Absent::Default("65536"), "Events in a batch, at most."),
+        key(
+            "max_events",
+            Kind::Count { min: 1, max: 1_000_000 },
+            Absent::Default("65536"),
+            "Events in a batch, at most.",
+        ),
         key(
             "max_bytes",
             Kind::Size { min: "1KiB", max: "1GiB" },
@@ -237,7 +252,12 @@ pub(super) static MAX_REFUSED: Section = Section {
     path: "pipelines.*.max_refused",
     doc: "When more than `share` of the events read within `window` is refused, the pipeline stops instead of diverting everything.",
     keys: &[
-        key("share", Kind::Share, Absent::Default("50%"), "Largest share that is still quarantined; `100%` never stops."),
+        key(
+            "share",
+            Kind::Share,
+            Absent::Default("50%"),
+            "Largest share that is still quarantined; `100%` never stops.",
+        ),
         key("window", Kind::Duration { min: "1s", max: "1d" }, Absent::Default("1m"), "Stretch of time that counts."),
         key(
             "min_events",
@@ -260,7 +280,12 @@ pub(super) static LOOKUP: Section = Section {
             Absent::Means("`60s`"),
             "How often the query runs again; only with `mysql`.",
         ),
-        key("key", Kind::Columns, Absent::Refused, "Columns that identify a row: no two rows have the same values there."),
+        key(
+            "key",
+            Kind::Columns,
+            Absent::Refused,
+            "Columns that identify a row: no two rows have the same values there.",
+        ),
     ],
 };
 

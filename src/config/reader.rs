@@ -104,11 +104,23 @@ impl<'d> Reader<'d> {
     }
 
     /// Notes an error at `place`.
-    pub(super) fn fault(&self, code: &'static str, place: Option<&Place>, what: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn fault(
+        &self,
+        code: &'static str,
+        place: Option<&Place>,
+        what: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.note(Diagnostic::error(code, what), place, help.into());
     }
 
-    pub(super) fn warning(&self, code: &'static str, place: Option<&Place>, what: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn warning(
+        &self,
+        code: &'static str,
+        place: Option<&Place>,
+        what: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.note(Diagnostic::warning(code, what), place, help.into());
     }
 
@@ -161,7 +173,12 @@ impl<'d> Reader<'d> {
     /// The tables in `parent` that have names of the user's choice, with their names.
     pub(super) fn tables(&self, parent: &Table<'d>, section: &'static Section) -> Vec<(String, Table<'d>)> {
         let names = parent.entries.into_iter().flatten().map(|(key, _)| key.get_ref().to_string());
-        names.map(|name| { let table = self.table(parent, &name, section); (name, table) }).collect()
+        names
+            .map(|name| {
+                let table = self.table(parent, &name, section);
+                (name, table)
+            })
+            .collect()
     }
 
     fn refuse_unknown_keys(&self, table: &Table<'d>) {
@@ -182,7 +199,10 @@ impl<'d> Reader<'d> {
     }
 
     /// The entries of a table as they are, for tables whose keys the user chooses.
-    pub(super) fn entries(&self, table: &Table<'d>) -> impl Iterator<Item = (&'d str, Place, &'d Spanned<DeValue<'d>>)> {
+    pub(super) fn entries(
+        &self,
+        table: &Table<'d>,
+    ) -> impl Iterator<Item = (&'d str, Place, &'d Spanned<DeValue<'d>>)> {
         table.entries.into_iter().flatten().map(|(key, value)| (key.get_ref().as_ref(), key.span(), value))
     }
 
@@ -239,9 +259,14 @@ impl<'d> Reader<'d> {
                 let key = table.section.key(name);
                 match key.map(|key| key.kind) {
                     Some(Kind::Duration { .. } | Kind::Size { .. } | Kind::Share) => {
-                        let example = if matches!(key, Some(key) if matches!(key.kind, Kind::Size { .. })) { "32MiB" } else { "5ms" };
+                        let example = if matches!(key, Some(key) if matches!(key.kind, Kind::Size { .. })) {
+                            "32MiB"
+                        } else {
+                            "5ms"
+                        };
                         let example = if matches!(key, Some(key) if key.kind == Kind::Share) { "50%" } else { example };
-                        let what = format!("{}.{name} must be a string with a unit, found {}", table.shown, type_name(other));
+                        let what =
+                            format!("{}.{name} must be a string with a unit, found {}", table.shown, type_name(other));
                         self.fault(code::WRONG_UNIT, Some(&value.span()), what, format!("write it like \"{example}\""));
                     }
                     _ => self.wrong_type(&format!("{}.{name}", table.shown), "a string", other, &value.span()),

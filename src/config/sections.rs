@@ -61,9 +61,7 @@ fn brokers_are_well_formed(reader: &Reader<'_>, brokers: &Text) -> bool {
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host_fits = match bracketed {
             Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => {
-                !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
-            }
+            None => !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')),
         };
         port && host_fits
     };
@@ -323,8 +321,7 @@ fn pipeline<'d>(reader: &Reader<'d>, table: &Table<'d>, claim: &mut Claim) -> Op
         ("ns", TimestampUnit::Nanosecond),
     ];
     let timestamp_unit = reader.choice(table, "timestamp_unit", &units);
-    let reactions =
-        [("hold_key", OnError::HoldKey), ("skip_event", OnError::SkipEvent), ("stop", OnError::Stop)];
+    let reactions = [("hold_key", OnError::HoldKey), ("skip_event", OnError::SkipEvent), ("stop", OnError::Stop)];
     let on_error = reader.choice(table, "on_error", &reactions);
     let queries = reader.path(table, "queries").unwrap_or_else(|| reader.beside(&format!("queries/{name}")));
     let schemas = reader.path(table, "schemas").unwrap_or_else(|| reader.beside(&format!("schemas/{name}")));
@@ -409,7 +406,12 @@ fn lookup<'d>(reader: &Reader<'d>, table: &Table<'d>) -> Option<Lookup> {
         (Some((_, file)), None) => {
             if let Some(place) = reader.place(table, "refresh") {
                 let what = format!("{}.refresh has no meaning for a file", table.shown);
-                reader.fault(code::CONTRADICTION, Some(&place), what, "remove it: a file is read again when it changes");
+                reader.fault(
+                    code::CONTRADICTION,
+                    Some(&place),
+                    what,
+                    "remove it: a file is read again when it changes",
+                );
             }
             LookupFrom::File(file?)
         }

@@ -41,10 +41,9 @@ const SIZE_HELP: &str = "sizes are written like \"32MiB\"; units: B, kB, MB, GB,
 /// `"5ms"`, `"1.5h"`, `"7d"`.
 pub fn duration(text: &str) -> Result<Duration, UnitFault> {
     let nanoseconds = quantity(text, "duration", DURATIONS, DURATION_HELP)?;
-    u64::try_from(nanoseconds).map(Duration::from_nanos).map_err(|_| UnitFault {
-        what: format!("\"{text}\" is longer than 500 years"),
-        help: DURATION_HELP.to_owned(),
-    })
+    u64::try_from(nanoseconds)
+        .map(Duration::from_nanos)
+        .map_err(|_| UnitFault { what: format!("\"{text}\" is longer than 500 years"), help: DURATION_HELP.to_owned() })
 }
 
 /// `"32MiB"`, `"64kB"`, in bytes.
@@ -98,8 +97,7 @@ fn quantity(text: &str, noun: &str, units: &[(&str, &[&str], u128)], help: &str)
 
 /// The unit whose names are most like `given`.
 fn meant_unit<'a>(given: &str, units: &[(&'a str, &[&'a str], u128)]) -> Option<&'a str> {
-    let named =
-        |wanted: &str| units.iter().find(|(_, others, _)| others.contains(&wanted)).map(|(name, _, _)| *name);
+    let named = |wanted: &str| units.iter().find(|(_, others, _)| others.contains(&wanted)).map(|(name, _, _)| *name);
     named(given).or_else(|| {
         let all = units.iter().flat_map(|(_, others, _)| others.iter().copied()).filter(|name| name.len() > 1);
         did_you_mean(given, all).and_then(named)

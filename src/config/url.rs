@@ -253,13 +253,22 @@ mod tests {
         })
     }
 
-    fn parts(user: &str, password: Option<&str>, host: &str, port: u16, database: &str) -> (String, Option<String>, String, u16, String) {
+    fn parts(
+        user: &str,
+        password: Option<&str>,
+        host: &str,
+        port: u16,
+        database: &str,
+    ) -> (String, Option<String>, String, u16, String) {
         (user.into(), password.map(Into::into), host.into(), port, database.into())
     }
 
     #[test]
     fn a_url_has_user_password_host_port_and_database() {
-        assert_eq!(read("mysql://app:pw@127.0.0.1:3306/app").unwrap(), parts("app", Some("pw"), "127.0.0.1", 3306, "app"));
+        assert_eq!(
+            read("mysql://app:pw@127.0.0.1:3306/app").unwrap(),
+            parts("app", Some("pw"), "127.0.0.1", 3306, "app")
+        );
         assert_eq!(read("mariadb://app@db/app").unwrap(), parts("app", None, "db", 3306, "app"));
         assert_eq!(read("mysql://app:@[::1]:33/app").unwrap(), parts("app", Some(""), "::1", 33, "app"));
         assert_eq!(read("mysql://a%20b:p%40s@s@db/app").unwrap(), parts("a b", Some("p@s@s"), "db", 3306, "app"));

@@ -41,8 +41,7 @@ pub fn summary(faults: &[Diagnostic]) -> String {
         1 => Some(format!("1 {noun}")),
         _ => Some(format!("{count} {noun}s")),
     };
-    let parts: Vec<String> =
-        [counted(errors, "error"), counted(warnings, "warning")].into_iter().flatten().collect();
+    let parts: Vec<String> = [counted(errors, "error"), counted(warnings, "warning")].into_iter().flatten().collect();
     if parts.is_empty() { "no faults".to_owned() } else { parts.join(", ") }
 }
 
@@ -260,7 +259,10 @@ mod tests {
         std::fs::write(&file, "SELECT\n\tü.nme\nFROM events\n").unwrap();
         let faults = [
             Diagnostic::warning("AI0199", "nobody reads this model").file(&file),
-            Diagnostic::error("AI0101", "unknown column \"nme\"").file(&file).span(span(2, 4, 7)).help("did you mean \"name\"?"),
+            Diagnostic::error("AI0101", "unknown column \"nme\"")
+                .file(&file)
+                .span(span(2, 4, 7))
+                .help("did you mean \"name\"?"),
             Diagnostic::error("AI0001", "no file at all").help("one\ntwo"),
         ];
         let expected = "\
@@ -286,7 +288,8 @@ error[AI0101]: unknown column \"nme\"
 
     #[test]
     fn faults_come_by_file_then_line() {
-        let at = |file: &str, line| Diagnostic::error("AI0001", format!("{file}{line}")).file(file).span(span(line, 1, 2));
+        let at =
+            |file: &str, line| Diagnostic::error("AI0001", format!("{file}{line}")).file(file).span(span(line, 1, 2));
         let text = rendered(&[at("b", 1), at("a", 10), at("a", 9)]);
         let order: Vec<usize> = ["a9", "a10", "b1"].iter().map(|title| text.find(title).unwrap()).collect();
         assert!(order.is_sorted(), "{text}");
