@@ -19,12 +19,20 @@
 //! - **P6 Nothing silent.** Lost data, re-created topics, values MySQL would change, unknown config keys: each is named.
 
 pub mod cli;
+pub mod decode;
 pub mod config;
+pub mod demo;
 pub mod diagnostic;
 pub mod error;
+pub mod generate;
 pub mod hold;
+mod json;
+pub mod oracle;
 pub mod position;
 pub mod record;
+pub mod sink;
+pub mod schema;
+pub mod source;
 pub mod target;
 pub mod telemetry;
 pub mod work;
