@@ -19,8 +19,8 @@
 //! - **P6 Nothing silent.** Lost data, re-created topics, values MySQL would change, unknown config keys: each is named.
 
 pub mod cli;
-pub mod decode;
 pub mod config;
+pub mod decode;
 pub mod demo;
 pub mod diagnostic;
 pub mod error;
@@ -30,8 +30,8 @@ mod json;
 pub mod oracle;
 pub mod position;
 pub mod record;
-pub mod sink;
 pub mod schema;
+pub mod sink;
 pub mod source;
 pub mod target;
 pub mod telemetry;

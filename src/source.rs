@@ -86,7 +86,10 @@ pub enum Polled {
     Revoked(Vec<Partition>),
     /// The partition stands still: Kafka doesn't hold the next offset, or the topic is a different one. `what` tells which,
     /// as far as the client knows; compare the stored position with [`Broker`] before positioning it again.
-    PositionLost { assignment: Assignment, what: String },
+    PositionLost {
+        assignment: Assignment,
+        what: String,
+    },
     /// Everything up to the partition's present end (under `read_committed`: its last stable offset) has been handed over.
     AtEnd(Vec<Assignment>),
     /// Nothing can be read at present, and why. The client goes on trying; [`Polled::Recovered`] follows.

@@ -127,7 +127,8 @@ impl Broker {
             let reason = client.context().take_reason();
             answer.map_err(|error| (error, reason))
         };
-        let failed = |error: tokio::task::JoinError| Error::new(Kind::Bug, "a question to Kafka has panicked").source(error);
+        let failed =
+            |error: tokio::task::JoinError| Error::new(Kind::Bug, "a question to Kafka has panicked").source(error);
         tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(|(error, reason)| {
             let reason = reason.map(|reason| format!("; last heard: {reason}")).unwrap_or_default();
             Error::new(Kind::BrokerUnavailable, format!("Kafka doesn't tell the {what}{reason}"))

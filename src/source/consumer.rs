@@ -80,9 +80,9 @@ fn connect(config: &ClientConfig, shared: &Arc<Shared>) -> Result<Client> {
         };
         Error::new(Kind::Config, what).remedy("mend [kafka] and [kafka.properties]")
     })?;
-    client
-        .subscribe(&[shared.topic()])
-        .map_err(|error| Error::new(Kind::Config, format!("can't subscribe to topic `{}`", shared.topic())).source(error))?;
+    client.subscribe(&[shared.topic()]).map_err(|error| {
+        Error::new(Kind::Config, format!("can't subscribe to topic `{}`", shared.topic())).source(error)
+    })?;
     Ok(client)
 }
 
@@ -243,7 +243,9 @@ fn fault(client: &Client, shared: &Shared, error: KafkaError) -> Result<()> {
         KafkaError::MessageConsumptionFatal(code) => {
             let reason = client.client().fatal_error().map_or_else(|| code.to_string(), |(_, reason)| reason);
             return Err(Error::new(Kind::BrokerUnavailable, format!("Kafka ended this client's membership: {reason}"))
-                .remedy("a new client joins by itself; if this repeats, look for two instances with one group.instance.id"));
+                .remedy(
+                    "a new client joins by itself; if this repeats, look for two instances with one group.instance.id",
+                ));
         }
         // Reported with its text through Context::error already.
         KafkaError::MessageConsumption(_) => {}

@@ -77,7 +77,8 @@ mod tests {
 
     #[test]
     fn base64_agrees_with_the_standards_examples() {
-        let examples = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")];
+        let examples =
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")];
         for (plain, encoded) in examples {
             assert_eq!(base64(plain.as_bytes()), encoded);
         }

@@ -72,14 +72,20 @@ pub fn position_check(topic: &str, partition: Partition, stored: &Stored, found:
     };
     if next < low {
         return halt(
-            format!("offsets {next} to {} ({} offsets) were deleted before they were read; Kafka now begins at {low}", low - 1, low - next),
+            format!(
+                "offsets {next} to {} ({} offsets) were deleted before they were read; Kafka now begins at {low}",
+                low - 1,
+                low - next
+            ),
             "raise the topic's retention; to go on without them, set the stored position to where Kafka begins, or rebuild the target \
              from a new snapshot",
         );
     }
     if next > high {
         return halt(
-            format!("offset {next} is to be read next, but the partition ends at {high}: it was truncated or created anew"),
+            format!(
+                "offset {next} is to be read next, but the partition ends at {high}: it was truncated or created anew"
+            ),
             "check that this is the right cluster and that it was not restored from a backup; then rebuild the target from a new snapshot",
         );
     }
@@ -148,7 +154,10 @@ mod tests {
         let fresh = Stored::default();
         assert_eq!(start(&fresh, &found(0, 20)), (0, String::new()));
         let (from, warning) = start(&fresh, &found(7, 20));
-        assert!(from == 7 && warning.contains("`user_cdc` partition 2") && warning.contains("first 7 offsets"), "{warning}");
+        assert!(
+            from == 7 && warning.contains("`user_cdc` partition 2") && warning.contains("first 7 offsets"),
+            "{warning}"
+        );
         let (from, warning) = start(&Stored { next_offset: None, partitions: 2, ..stored(0) }, &found(0, 20));
         assert!(from == 0 && warning.contains("2 partitions were read before, now there are 4"), "{warning}");
     }

@@ -127,7 +127,10 @@ const OWNED: [(&str, &str); 9] = [
 ///
 /// # Errors
 /// [`Kind::Config`] naming the property, never its value.
-pub(super) fn connection(brokers: &str, properties: &std::collections::BTreeMap<String, String>) -> Result<ClientConfig> {
+pub(super) fn connection(
+    brokers: &str,
+    properties: &std::collections::BTreeMap<String, String>,
+) -> Result<ClientConfig> {
     let mut config = ClientConfig::new();
     config.set_log_level(RDKafkaLogLevel::Warning);
     for (name, value) in properties {

@@ -47,7 +47,9 @@ impl Statistics {
     /// The known ends of the topic's partitions.
     pub(super) fn ends(&self, topic: &str) -> impl Iterator<Item = (Partition, i64)> {
         let partitions = self.topics.get(topic).into_iter().flat_map(|topic| topic.partitions.values());
-        partitions.filter(|state| state.partition >= 0 && state.ls_offset >= 0).map(|state| (state.partition, state.ls_offset))
+        partitions
+            .filter(|state| state.partition >= 0 && state.ls_offset >= 0)
+            .map(|state| (state.partition, state.ls_offset))
     }
 }
 

@@ -3,7 +3,10 @@
 //! librdkafka has it (DescribeTopics), the safe wrapper hasn't, so this module calls librdkafka itself. Everything that librdkafka
 //! allocates is owned by a guard that destroys it; pointers into an event are read only while its guard lives.
 
-#![allow(unsafe_code, reason = "the wrapper has no DescribeTopics; all calls into librdkafka's C API are in this module")]
+#![allow(
+    unsafe_code,
+    reason = "the wrapper has no DescribeTopics; all calls into librdkafka's C API are in this module"
+)]
 
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
@@ -74,7 +77,11 @@ pub(super) fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str, timeou
 }
 
 /// Asks for the topic's description and waits for the answer.
-fn describe<C: ClientContext>(client: &Client<C>, name: &CStr, timeout: Duration) -> Option<Owned<ffi::rd_kafka_event_t>> {
+fn describe<C: ClientContext>(
+    client: &Client<C>,
+    name: &CStr,
+    timeout: Duration,
+) -> Option<Owned<ffi::rd_kafka_event_t>> {
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let native = client.native_ptr();
     let mut names: [*const c_char; 1] = [name.as_ptr()];
