@@ -15,6 +15,7 @@ pub mod policy;
 mod rerun;
 mod upkeep;
 
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ pub use self::breaker::BreakerLimits;
 use self::commit::Applied;
 use self::health::{Health, State};
 use self::upkeep::Upkeep;
+pub use self::upkeep::{Lookup, Lookups, Origin};
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{HoldSet, Pending, PendingState};
@@ -62,7 +64,7 @@ pub struct Stations {
     pub decoder: Decoder,
     pub engine: Engine,
     pub sink: Sink,
-    pub lookups: upkeep::Lookups,
+    pub lookups: Lookups,
 }
 
 /// A partition that is ours, as far as memory knows.
