@@ -23,5 +23,6 @@ pub mod error;
 pub mod hold;
 pub mod position;
 pub mod record;
+pub mod sql;
 pub mod target;
 pub mod work;
