@@ -1,1 +1,6 @@
 //! One binary for all integration tests: DataFusion links once. Modules below are the areas.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod servers;
+mod support;
