@@ -32,6 +32,7 @@ pub mod oracle;
 pub mod pipeline;
 pub mod position;
 pub mod record;
+pub mod sql;
 pub mod schema;
 pub mod service;
 pub mod sink;
