@@ -235,8 +235,7 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<
         token: rand::RngExt::random(&mut rand::rng()),
         name: instance_name(),
     };
-    let properties: BTreeMap<String, String> =
-        config.kafka.properties.expose().clone();
+    let properties: BTreeMap<String, String> = config.kafka.properties.expose().clone();
     let broker = Broker::new(&config.kafka.brokers, &properties, Duration::from_secs(10))?;
     let source = Source::start(SourceOptions {
         brokers: config.kafka.brokers.clone(),

@@ -5,11 +5,14 @@
 //! for ([`super::bisect`]) and the batch is run again without them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::{cast, filter_record_batch};
+use arrow::array::{
+    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray, UInt32Array,
+};
+use arrow::compute::{cast, filter_record_batch, take};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
@@ -20,17 +23,15 @@ use super::fold::{Encoder, Fold};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
 use super::lookup::{self, Lookup};
-use super::models::{
-    ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order,
-};
+use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order};
 use super::plan::{self, ASSUMED_ROWS, Step};
 use super::rows::{Places, Rows, column, positions};
 use super::slots::Slot;
-use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, output};
+use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, lookup_file, output};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
-use crate::position::Position;
+use crate::position::{Position, Version};
 use crate::target::Target;
 use crate::work::{Evaluation, Held, OutOfOrder, Refusal, Stage};
 
@@ -47,6 +48,8 @@ pub struct Engine {
     lookups: Vec<Lookup>,
     target: Target,
     routes: Routes,
+    /// Key columns of the last batch's `latest` as it left, for [`Engine::evidence`].
+    last_keys: Vec<ArrayRef>,
 }
 
 /// Which steps must run, in order, to have the rows of a model.
@@ -88,10 +91,8 @@ impl Engine {
         }
         lookup::fill(&lookups);
         tables.extend(lookups.iter().map(|lookup| lookup.name.as_str()));
-        let named: Vec<&str> = [EVENTS, HELD, KNOWN]
-            .into_iter()
-            .chain(spec.lookups.iter().map(|lookup| lookup.name.as_str()))
-            .collect();
+        let named: Vec<&str> =
+            [EVENTS, HELD, KNOWN].into_iter().chain(spec.lookups.iter().map(|lookup| lookup.name.as_str())).collect();
         let order = order(&models, &named, &mut faults);
         let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, &mut faults).await;
         check::contract(spec, &models, &planned.steps, &session, &mut faults);
@@ -125,7 +126,8 @@ impl Engine {
             metrics: route(METRICS),
             out_of_order: route(OUT_OF_ORDER),
         };
-        Self { spec: spec.clone(), task: session.task_ctx(), steps, events, held, known, lookups, target, routes }
+        let (spec, task) = (spec.clone(), session.task_ctx());
+        Self { spec, task, steps, events, held, known, lookups, target, routes, last_keys: Vec::new() }
     }
 
     /// The target that `latest` asks for: texts as `VARCHAR(255)`, numbers, dates and times exactly. Key columns of text still
@@ -154,12 +156,24 @@ impl Engine {
         Arc::clone(self.known.schema())
     }
 
-    /// Replaces a lookup's rows from the next batch on. The columns must be the ones that the models were planned with.
-    pub fn set_lookup(&mut self, name: &str, table: RecordBatch) -> Result<(), Vec<Diagnostic>> {
+    /// Replaces a lookup's rows from the next batch on; `false` if they are what they were. The columns must be the ones that the
+    /// models were planned with.
+    pub fn set_lookup(&mut self, name: &str, table: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
         let Some(lookup) = self.lookups.iter().find(|lookup| lookup.name == name) else {
             return Err(vec![Diagnostic::error("AI0301", format!("there is no lookup {name:?}"))]);
         };
         lookup.replace(table)
+    }
+
+    /// Replaces a lookup by what its file holds now.
+    pub fn reload_lookup(&mut self, name: &str, path: &Path) -> Result<bool, Vec<Diagnostic>> {
+        let table = lookup_file::read(name, path)?;
+        self.set_lookup(name, table.rows)
+    }
+
+    /// A batch without rows in the shape of [`Evaluation::latest`].
+    pub fn no_rows(&self) -> Result<RecordBatch> {
+        output::no_rows(&self.target)
     }
 
     /// Each model that ran for the last batch: its rows and how long it took.
@@ -260,7 +274,8 @@ impl Engine {
         let accepted = Rows::new(ACCEPTED, self.rows_of(ACCEPTED)?)?;
         self.only_events(ACCEPTED, &accepted, &places)?;
         output::verify_accepted(&accepted, &judged.verdicts).map_err(|error| self.at(error))?;
-        let encoder = Encoder::new(self.held.schema().fields().iter().take(self.spec.key.len()).map(|field| field.data_type()))?;
+        let encoder =
+            Encoder::new(self.held.schema().fields().iter().take(self.spec.key.len()).map(|field| field.data_type()))?;
         let accepted_keys = accepted.columns(ACCEPTED, &self.spec.key)?;
         let fold = Fold::new(&accepted, encoder.encode(&accepted_keys)?, timed);
         let mut more = doubles(&fold, &accepted);
@@ -281,31 +296,41 @@ impl Engine {
         }
 
         let all = positions(&input.events)?;
-        let key_schema = Arc::new(self.held.schema().project(&(0..self.spec.key.len()).collect::<Vec<_>>()).map_err(bug)?);
         let high_water = timed.then_some(input.high_water_ns);
         let sums = output::sums(input, &all, &judged.verdicts, &accepted, &latest, timed);
         let (refused, held) = outcomes(judged.verdicts, &faults);
+        let finished = output::latest(&latest, &latest_keys, &self.target, timed)?;
+        self.last_keys = finished.columns().iter().take(self.spec.key.len()).map(Arc::clone).collect();
         Ok(Attempt::Done(Box::new(Evaluation {
-            latest: output::latest(&latest, &latest_keys, &self.target, timed)?,
             refused,
             held,
             sums,
-            suspects: output::suspects(&accepted, &accepted_keys, &encoder, &key_schema, high_water)?,
+            suspects: output::suspects(&accepted, &accepted_keys, &encoder, &latest_keys, high_water)?,
+            latest: finished,
             metrics: self.figures().await,
         })))
     }
 
-    /// The rows of `out_of_order` for the last batch, given what the target knew of the suspects before it: one row per suspect in
-    /// [`known_schema`](Self::known_schema).
-    pub async fn evidence(&mut self, known: RecordBatch) -> Result<Vec<OutOfOrder>> {
-        if self.routes.out_of_order.is_empty() || known.num_rows() == 0 || self.spec.version == VersionBy::Arrival {
+    /// The out-of-order events of the last batch, given what the target knew of the suspects before it: rows of `latest` with the
+    /// newest version stored of their key, `None` where there is none.
+    pub async fn evidence(&mut self, known: &[(usize, Option<Version>)]) -> Result<Vec<OutOfOrder>> {
+        if self.routes.out_of_order.is_empty() || known.is_empty() || self.spec.version == VersionBy::Arrival {
             return Ok(Vec::new());
         }
+        let rows: UInt32Array = known.iter().map(|(row, _)| u32::try_from(*row).unwrap_or(u32::MAX)).collect();
+        let mut columns = Vec::new();
+        for key in &self.last_keys {
+            columns.push(take(key, &rows, None).map_err(bug)?);
+        }
+        let versions = || known.iter().map(|(_, version)| *version);
+        columns.push(Arc::new(versions().map(|version| Some(version?.ts_ns)).collect::<TimestampNanosecondArray>()));
+        columns.push(Arc::new(versions().map(|version| Some(version?.partition)).collect::<Int32Array>()));
+        columns.push(Arc::new(versions().map(|version| Some(version?.offset)).collect::<Int64Array>()));
         let schema = self.known_schema();
-        let columns: Result<Vec<_>> = schema
-            .fields()
+        let columns: Result<Vec<_>> = columns
             .iter()
-            .map(|field| cast(&column(KNOWN, &known, field.name())?, field.data_type()).map_err(bug))
+            .zip(schema.fields())
+            .map(|(values, field)| cast(values, field.data_type()).map_err(bug))
             .collect();
         self.known.fill(&[RecordBatch::try_new(schema, columns?).map_err(bug)?]);
         for step in self.steps.iter_mut().filter(|step| step.reads.iter().any(|read| read == KNOWN)) {
@@ -402,7 +427,8 @@ impl Engine {
             let position = rows.position(row);
             if places.find(position, &mut near).is_none() {
                 let what = format!("{model}.sql yields a row for {position}, which is no event of this batch");
-                return Err(self.at(Error::new(Kind::Model, what))
+                return Err(self
+                    .at(Error::new(Kind::Model, what))
                     .remedy("every row must carry `_partition` and `_offset` of its event unchanged"));
             }
         }

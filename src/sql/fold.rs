@@ -116,7 +116,8 @@ fn wrong(what: String) -> Error {
 /// Row numbers in key order; of equal keys only the first where `unique`.
 pub(super) fn sorted(keys: &arrow::row::Rows, unique: bool) -> Vec<u32> {
     let mut order: Vec<u32> = (0..keys.num_rows() as u32).collect();
-    order.sort_unstable_by(|left, right| keys.row(*left as usize).cmp(&keys.row(*right as usize)).then(left.cmp(right)));
+    order
+        .sort_unstable_by(|left, right| keys.row(*left as usize).cmp(&keys.row(*right as usize)).then(left.cmp(right)));
     if unique {
         order.dedup_by(|left, right| keys.row(*left as usize) == keys.row(*right as usize));
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use hashbrown::HashMap;
@@ -41,13 +41,15 @@ pub(super) struct Table {
 }
 
 impl Lookup {
-    /// Replaces all rows; the columns must stay the same.
-    pub(super) fn replace(&self, rows: RecordBatch) -> Result<(), Vec<Diagnostic>> {
+    /// Replaces all rows; the columns must stay the same. `false` if the rows did, too.
+    pub(super) fn replace(&self, rows: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
         let rows = plain(rows)?;
         let (old, new) = (columns(self.slot.schema()), columns(&rows.schema()));
         if old != new {
             let message = format!("lookup {:?} had the columns {old}; it comes with {new}", self.name);
-            return Err(vec![Diagnostic::error("AI0306", message).help("restart to plan the models over the new columns")]);
+            return Err(vec![
+                Diagnostic::error("AI0306", message).help("restart to plan the models over the new columns"),
+            ]);
         }
         let rows = RecordBatch::try_new(Arc::clone(self.slot.schema()), rows.columns().to_vec())
             .map_err(|error| vec![Diagnostic::error("AI0306", error.to_string())])?;
@@ -55,8 +57,9 @@ impl Lookup {
         if !faults.is_empty() {
             return Err(faults);
         }
+        let changed = *self.slot.batches() != [rows.clone()];
         self.slot.fill(&[rows]);
-        Ok(())
+        Ok(changed)
     }
 }
 
@@ -148,7 +151,10 @@ fn key_faults(name: &str, key: &[String], file: Option<&Path>, table: &Table) ->
         }
     }
     if key.is_empty() {
-        faults.push(placed("AI0303", format!("the lookup {name:?} has no key")).help("set `key` to the columns that identify a row"));
+        faults.push(
+            placed("AI0303", format!("the lookup {name:?} has no key"))
+                .help("set `key` to the columns that identify a row"),
+        );
     }
     if !faults.is_empty() {
         return faults;

@@ -43,6 +43,18 @@ pub(super) fn latest(rows: &Rows, keys: &arrow::row::Rows, target: &Target, time
     pick(&columns, &order, &Arc::new(Schema::new(fields)))
 }
 
+/// A batch without rows in that shape; texts stand for all types, since there are no values.
+pub(super) fn no_rows(target: &Target) -> Result<RecordBatch> {
+    let mut fields: Vec<Field> =
+        target.columns.iter().map(|column| Field::new(&column.name, DataType::Utf8, true)).collect();
+    let [ts, partition, offset] = VERSION_COLUMNS;
+    fields.push(Field::new("_deleted", DataType::Boolean, false));
+    fields.push(Field::new(ts, DataType::Int64, false));
+    fields.push(Field::new(partition, DataType::Int32, false));
+    fields.push(Field::new(offset, DataType::Int64, false));
+    Ok(RecordBatch::new_empty(Arc::new(Schema::new(fields))))
+}
+
 /// The rows `order` of `columns`.
 pub(super) fn pick(columns: &[ArrayRef], order: &UInt32Array, schema: &SchemaRef) -> Result<RecordBatch> {
     let bug = |error| Error::new(Kind::Bug, "rows can't be put in order").source(error);
@@ -51,15 +63,16 @@ pub(super) fn pick(columns: &[ArrayRef], order: &UInt32Array, schema: &SchemaRef
     RecordBatch::try_new_with_options(Arc::clone(schema), picked, &options).map_err(bug)
 }
 
-/// Keys of accepted rows whose time lies below the highest one seen before them in their partition.
+/// Rows of `latest`, as it leaves the station, whose key has an accepted event with a time below the highest one seen before it in
+/// its partition. Ascending, without repeats.
 pub(super) fn suspects(
     accepted: &Rows,
-    keys: &[ArrayRef],
+    accepted_keys: &[ArrayRef],
     encoder: &Encoder,
-    schema: &SchemaRef,
+    latest_keys: &arrow::row::Rows,
     high_water_ns: Option<&BTreeMap<Partition, i64>>,
-) -> Result<RecordBatch> {
-    let Some(high_water_ns) = high_water_ns else { return Ok(RecordBatch::new_empty(Arc::clone(schema))) };
+) -> Result<Vec<usize>> {
+    let Some(high_water_ns) = high_water_ns else { return Ok(Vec::new()) };
     let mut highest = high_water_ns.clone();
     let mut late = Vec::new();
     for row in accepted.in_order() {
@@ -70,9 +83,22 @@ pub(super) fn suspects(
         }
         *top = (*top).max(ts);
     }
-    let late = pick(keys, &UInt32Array::from(late), schema)?;
-    let order = UInt32Array::from(sorted(&encoder.encode(late.columns())?, true));
-    pick(late.columns(), &order, schema)
+    if late.is_empty() {
+        return Ok(Vec::new());
+    }
+    let late = UInt32Array::from(late);
+    let bug = |error| Error::new(Kind::Bug, "keys can't be picked").source(error);
+    let keys: Vec<ArrayRef> =
+        accepted_keys.iter().map(|values| take(values, &late, None)).collect::<Result<_, _>>().map_err(bug)?;
+    let keys = encoder.encode(&keys)?;
+    let order = sorted(latest_keys, false);
+    let mut suspects: Vec<usize> = keys
+        .iter()
+        .filter_map(|key| order.binary_search_by(|row| latest_keys.row(*row as usize).cmp(&key)).ok())
+        .collect();
+    suspects.sort_unstable();
+    suspects.dedup();
+    Ok(suspects)
 }
 
 /// Where every record and every change went, per partition (P4).
@@ -177,10 +203,7 @@ fn figure(values: &ArrayRef) -> Option<Value> {
 }
 
 /// Fails where an accepted row belongs to no event of the batch, or to one that is refused or has to wait.
-pub(super) fn verify_accepted(
-    accepted: &Rows,
-    verdicts: &BTreeMap<Position, (Verdict, Vec<Key>)>,
-) -> Result<()> {
+pub(super) fn verify_accepted(accepted: &Rows, verdicts: &BTreeMap<Position, (Verdict, Vec<Key>)>) -> Result<()> {
     if verdicts.is_empty() {
         return Ok(());
     }
