@@ -5,32 +5,33 @@
 //! for ([`super::bisect`]) and the batch is run again without them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::{cast, filter_record_batch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionContext;
 
 use super::bisect::Crash;
-use super::fold::{Encoder, Fold};
+use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
-use super::lookup::{self, Lookup};
+use super::lookup::{self, Lookup, Table};
 use super::models::{
     ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order,
 };
 use super::plan::{self, ASSUMED_ROWS, Step};
-use super::rows::{Places, Rows, column, positions};
+use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
 use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, output};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
-use crate::position::Position;
+use crate::position::{Position, Version};
 use crate::target::Target;
 use crate::work::{Evaluation, Held, OutOfOrder, Refusal, Stage};
 
@@ -47,6 +48,8 @@ pub struct Engine {
     lookups: Vec<Lookup>,
     target: Target,
     routes: Routes,
+    /// Key columns of the last [`Evaluation::latest`].
+    last_keys: Vec<ArrayRef>,
 }
 
 /// Which steps must run, in order, to have the rows of a model.
@@ -125,7 +128,7 @@ impl Engine {
             metrics: route(METRICS),
             out_of_order: route(OUT_OF_ORDER),
         };
-        Self { spec: spec.clone(), task: session.task_ctx(), steps, events, held, known, lookups, target, routes }
+        Self { spec: spec.clone(), task: session.task_ctx(), steps, events, held, known, lookups, target, routes, last_keys: Vec::new() }
     }
 
     /// The target that `latest` asks for: texts as `VARCHAR(255)`, numbers, dates and times exactly. Key columns of text still
@@ -149,17 +152,27 @@ impl Engine {
         Ok(())
     }
 
-    /// The columns of what [`evidence`](Self::evidence) takes: the key, then `_known_ts`, `_known_partition`, `_known_offset`.
-    pub fn known_schema(&self) -> SchemaRef {
-        Arc::clone(self.known.schema())
+    /// Replaces a lookup's rows from the next batch on; the columns must be the ones that the models were planned with. Yields
+    /// whether any row differs. On a fault the old rows stay.
+    pub fn set_lookup(&mut self, name: &str, rows: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
+        self.lookup(name)?.replace(Table { rows, lines: Vec::new() }, None)
     }
 
-    /// Replaces a lookup's rows from the next batch on. The columns must be the ones that the models were planned with.
-    pub fn set_lookup(&mut self, name: &str, table: RecordBatch) -> Result<(), Vec<Diagnostic>> {
-        let Some(lookup) = self.lookups.iter().find(|lookup| lookup.name == name) else {
-            return Err(vec![Diagnostic::error("AI0301", format!("there is no lookup {name:?}"))]);
-        };
-        lookup.replace(table)
+    /// As [`set_lookup`](Self::set_lookup), from a file.
+    pub fn reload_lookup(&mut self, name: &str, file: &Path) -> Result<bool, Vec<Diagnostic>> {
+        self.lookup(name)?.reload(file)
+    }
+
+    fn lookup(&self, name: &str) -> Result<&Lookup, Vec<Diagnostic>> {
+        let lookup = self.lookups.iter().find(|lookup| lookup.name == name);
+        lookup.ok_or_else(|| vec![Diagnostic::error("AI0301", format!("there is no lookup {name:?}"))])
+    }
+
+    /// [`Evaluation::latest`] without rows.
+    pub fn no_rows(&self) -> Result<RecordBatch> {
+        let step = self.steps.iter().find(|step| step.name == LATEST);
+        let step = step.ok_or_else(|| Error::new(Kind::Bug, "latest isn't planned"))?;
+        Ok(RecordBatch::new_empty(output::latest_schema(step.schema(), &self.target)))
     }
 
     /// Each model that ran for the last batch: its rows and how long it took.
@@ -212,7 +225,7 @@ impl Engine {
                 }
             }
             if why.len() == known {
-                return Err(Error::new(Kind::Bug, format!("pipeline {}: a batch makes no progress", self.spec.name)));
+                return Err(Error::new(Kind::Bug, "a batch makes no progress"));
             }
         }
     }
@@ -259,7 +272,7 @@ impl Engine {
         }
         let accepted = Rows::new(ACCEPTED, self.rows_of(ACCEPTED)?)?;
         self.only_events(ACCEPTED, &accepted, &places)?;
-        output::verify_accepted(&accepted, &judged.verdicts).map_err(|error| self.at(error))?;
+        output::verify_accepted(&accepted, &judged.verdicts)?;
         let encoder = Encoder::new(self.held.schema().fields().iter().take(self.spec.key.len()).map(|field| field.data_type()))?;
         let accepted_keys = accepted.columns(ACCEPTED, &self.spec.key)?;
         let fold = Fold::new(&accepted, encoder.encode(&accepted_keys)?, timed);
@@ -274,45 +287,39 @@ impl Engine {
         }
         let latest = Rows::new(LATEST, self.rows_of(LATEST)?)?;
         let latest_keys = encoder.encode(&latest.columns(LATEST, &self.spec.key)?)?;
-        fold.verify(&accepted, &latest, &latest_keys).map_err(|error| self.at(error))?;
+        fold.verify(&accepted, &latest, &latest_keys)?;
         held::find_misfits(&latest, &self.target, &mut more);
         if !more.is_empty() {
             return Ok(Attempt::Refused(more));
         }
 
         let all = positions(&input.events)?;
-        let key_schema = Arc::new(self.held.schema().project(&(0..self.spec.key.len()).collect::<Vec<_>>()).map_err(bug)?);
-        let high_water = timed.then_some(input.high_water_ns);
+        let order = sorted(&latest_keys);
+        let suspects = match timed {
+            true => output::suspects(&accepted, &fold.keys, &latest_keys, &order, input.high_water_ns),
+            false => Vec::new(),
+        };
         let sums = output::sums(input, &all, &judged.verdicts, &accepted, &latest, timed);
         let (refused, held) = outcomes(judged.verdicts, &faults);
-        Ok(Attempt::Done(Box::new(Evaluation {
-            latest: output::latest(&latest, &latest_keys, &self.target, timed)?,
-            refused,
-            held,
-            sums,
-            suspects: output::suspects(&accepted, &accepted_keys, &encoder, &key_schema, high_water)?,
-            metrics: self.figures().await,
-        })))
+        let latest = output::latest(&latest, &order, &self.target, timed)?;
+        self.last_keys = latest.columns().get(..self.spec.key.len()).unwrap_or_default().to_vec();
+        Ok(Attempt::Done(Box::new(Evaluation { latest, refused, held, sums, suspects, metrics: self.figures().await })))
     }
 
-    /// The rows of `out_of_order` for the last batch, given what the target knew of the suspects before it: one row per suspect in
-    /// [`known_schema`](Self::known_schema).
-    pub async fn evidence(&mut self, known: RecordBatch) -> Result<Vec<OutOfOrder>> {
-        if self.routes.out_of_order.is_empty() || known.num_rows() == 0 || self.spec.version == VersionBy::Arrival {
+    /// Late events of the last batch: the rows of `out_of_order`. `known` names, for each suspect, its row in the last
+    /// [`Evaluation::latest`] and the newest version that was stored of its key before this batch, if any.
+    pub async fn evidence(&mut self, known: &[(usize, Option<Version>)]) -> Result<Vec<OutOfOrder>> {
+        if self.routes.out_of_order.is_empty() || known.is_empty() || self.spec.version == VersionBy::Arrival {
             return Ok(Vec::new());
         }
-        let schema = self.known_schema();
-        let columns: Result<Vec<_>> = schema
-            .fields()
-            .iter()
-            .map(|field| cast(&column(KNOWN, &known, field.name())?, field.data_type()).map_err(bug))
-            .collect();
-        self.known.fill(&[RecordBatch::try_new(schema, columns?).map_err(bug)?]);
-        for step in self.steps.iter_mut().filter(|step| step.reads.iter().any(|read| read == KNOWN)) {
-            step.rows = None;
+        self.known.fill(&[evidence::known_rows(self.known.schema(), &self.last_keys, known)?]);
+        for index in self.routes.out_of_order.iter().filter(|index| !self.routes.latest.contains(index)) {
+            if let Some(step) = self.steps.get_mut(*index) {
+                step.forget();
+            }
         }
-        self.run(|routes| &routes.out_of_order).await.map_err(|crash| self.at(crash.error()))?;
-        evidence::read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key).map_err(|error| self.at(error))
+        self.run(|routes| &routes.out_of_order).await.map_err(|crash| crash.error())?;
+        evidence::read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key)
     }
 
     /// Makes `events` the current batch; nothing has run on it yet.
@@ -402,16 +409,13 @@ impl Engine {
             let position = rows.position(row);
             if places.find(position, &mut near).is_none() {
                 let what = format!("{model}.sql yields a row for {position}, which is no event of this batch");
-                return Err(self.at(Error::new(Kind::Model, what))
+                return Err(Error::new(Kind::Model, what)
                     .remedy("every row must carry `_partition` and `_offset` of its event unchanged"));
             }
         }
         Ok(())
     }
 
-    pub(super) fn at(&self, error: Error) -> Error {
-        error.at(format!("pipeline {}", self.spec.name))
-    }
 }
 
 /// Events with two accepted rows of one key: neither is newer than the other.
