@@ -9,15 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-<<<<<<< HEAD
-use arrow::array::{
-    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray, UInt32Array,
-};
-use arrow::compute::{cast, filter_record_batch, take};
-=======
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
->>>>>>> sql
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
@@ -27,19 +20,12 @@ use super::bisect::Crash;
 use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
-<<<<<<< HEAD
-use super::lookup::{self, Lookup};
-use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order};
-=======
 use super::lookup::{self, Lookup, Table};
-use super::models::{
-    ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order,
-};
->>>>>>> sql
+use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order};
 use super::plan::{self, ASSUMED_ROWS, Step};
 use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
-use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, lookup_file, output};
+use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, output};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
@@ -60,11 +46,7 @@ pub struct Engine {
     lookups: Vec<Lookup>,
     target: Target,
     routes: Routes,
-<<<<<<< HEAD
-    /// Key columns of the last batch's `latest` as it left, for [`Engine::evidence`].
-=======
     /// Key columns of the last [`Evaluation::latest`].
->>>>>>> sql
     last_keys: Vec<ArrayRef>,
 }
 
@@ -142,12 +124,18 @@ impl Engine {
             metrics: route(METRICS),
             out_of_order: route(OUT_OF_ORDER),
         };
-<<<<<<< HEAD
-        let (spec, task) = (spec.clone(), session.task_ctx());
-        Self { spec, task, steps, events, held, known, lookups, target, routes, last_keys: Vec::new() }
-=======
-        Self { spec: spec.clone(), task: session.task_ctx(), steps, events, held, known, lookups, target, routes, last_keys: Vec::new() }
->>>>>>> sql
+        Self {
+            spec: spec.clone(),
+            task: session.task_ctx(),
+            steps,
+            events,
+            held,
+            known,
+            lookups,
+            target,
+            routes,
+            last_keys: Vec::new(),
+        }
     }
 
     /// The target that `latest` asks for: texts as `VARCHAR(255)`, numbers, dates and times exactly. Key columns of text still
@@ -177,15 +165,6 @@ impl Engine {
         self.lookup(name)?.replace(Table { rows, lines: Vec::new() }, None)
     }
 
-<<<<<<< HEAD
-    /// Replaces a lookup's rows from the next batch on; `false` if they are what they were. The columns must be the ones that the
-    /// models were planned with.
-    pub fn set_lookup(&mut self, name: &str, table: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
-        let Some(lookup) = self.lookups.iter().find(|lookup| lookup.name == name) else {
-            return Err(vec![Diagnostic::error("AI0301", format!("there is no lookup {name:?}"))]);
-        };
-        lookup.replace(table)
-=======
     /// As [`set_lookup`](Self::set_lookup), from a file.
     pub fn reload_lookup(&mut self, name: &str, file: &Path) -> Result<bool, Vec<Diagnostic>> {
         self.lookup(name)?.reload(file)
@@ -201,18 +180,6 @@ impl Engine {
         let step = self.steps.iter().find(|step| step.name == LATEST);
         let step = step.ok_or_else(|| Error::new(Kind::Bug, "latest isn't planned"))?;
         Ok(RecordBatch::new_empty(output::latest_schema(step.schema(), &self.target)))
->>>>>>> sql
-    }
-
-    /// Replaces a lookup by what its file holds now.
-    pub fn reload_lookup(&mut self, name: &str, path: &Path) -> Result<bool, Vec<Diagnostic>> {
-        let table = lookup_file::read(name, path)?;
-        self.set_lookup(name, table.rows)
-    }
-
-    /// A batch without rows in the shape of [`Evaluation::latest`].
-    pub fn no_rows(&self) -> Result<RecordBatch> {
-        output::no_rows(&self.target)
     }
 
     /// Each model that ran for the last batch: its rows and how long it took.
@@ -312,14 +279,9 @@ impl Engine {
         }
         let accepted = Rows::new(ACCEPTED, self.rows_of(ACCEPTED)?)?;
         self.only_events(ACCEPTED, &accepted, &places)?;
-<<<<<<< HEAD
-        output::verify_accepted(&accepted, &judged.verdicts).map_err(|error| self.at(error))?;
+        output::verify_accepted(&accepted, &judged.verdicts)?;
         let encoder =
             Encoder::new(self.held.schema().fields().iter().take(self.spec.key.len()).map(|field| field.data_type()))?;
-=======
-        output::verify_accepted(&accepted, &judged.verdicts)?;
-        let encoder = Encoder::new(self.held.schema().fields().iter().take(self.spec.key.len()).map(|field| field.data_type()))?;
->>>>>>> sql
         let accepted_keys = accepted.columns(ACCEPTED, &self.spec.key)?;
         let fold = Fold::new(&accepted, encoder.encode(&accepted_keys)?, timed);
         let mut more = doubles(&fold, &accepted);
@@ -340,25 +302,6 @@ impl Engine {
         }
 
         let all = positions(&input.events)?;
-<<<<<<< HEAD
-        let high_water = timed.then_some(input.high_water_ns);
-        let sums = output::sums(input, &all, &judged.verdicts, &accepted, &latest, timed);
-        let (refused, held) = outcomes(judged.verdicts, &faults);
-        let finished = output::latest(&latest, &latest_keys, &self.target, timed)?;
-        self.last_keys = finished.columns().iter().take(self.spec.key.len()).map(Arc::clone).collect();
-        Ok(Attempt::Done(Box::new(Evaluation {
-            refused,
-            held,
-            sums,
-            suspects: output::suspects(&accepted, &accepted_keys, &encoder, &latest_keys, high_water)?,
-            latest: finished,
-            metrics: self.figures().await,
-        })))
-    }
-
-    /// The out-of-order events of the last batch, given what the target knew of the suspects before it: rows of `latest` with the
-    /// newest version stored of their key, `None` where there is none.
-=======
         let order = sorted(&latest_keys);
         let suspects = match timed {
             true => output::suspects(&accepted, &fold.keys, &latest_keys, &order, input.high_water_ns),
@@ -373,37 +316,15 @@ impl Engine {
 
     /// Late events of the last batch: the rows of `out_of_order`. `known` names, for each suspect, its row in the last
     /// [`Evaluation::latest`] and the newest version that was stored of its key before this batch, if any.
->>>>>>> sql
     pub async fn evidence(&mut self, known: &[(usize, Option<Version>)]) -> Result<Vec<OutOfOrder>> {
         if self.routes.out_of_order.is_empty() || known.is_empty() || self.spec.version == VersionBy::Arrival {
             return Ok(Vec::new());
         }
-<<<<<<< HEAD
-        let rows: UInt32Array = known.iter().map(|(row, _)| u32::try_from(*row).unwrap_or(u32::MAX)).collect();
-        let mut columns = Vec::new();
-        for key in &self.last_keys {
-            columns.push(take(key, &rows, None).map_err(bug)?);
-        }
-        let versions = || known.iter().map(|(_, version)| *version);
-        columns.push(Arc::new(versions().map(|version| Some(version?.ts_ns)).collect::<TimestampNanosecondArray>()));
-        columns.push(Arc::new(versions().map(|version| Some(version?.partition)).collect::<Int32Array>()));
-        columns.push(Arc::new(versions().map(|version| Some(version?.offset)).collect::<Int64Array>()));
-        let schema = self.known_schema();
-        let columns: Result<Vec<_>> = columns
-            .iter()
-            .zip(schema.fields())
-            .map(|(values, field)| cast(values, field.data_type()).map_err(bug))
-            .collect();
-        self.known.fill(&[RecordBatch::try_new(schema, columns?).map_err(bug)?]);
-        for step in self.steps.iter_mut().filter(|step| step.reads.iter().any(|read| read == KNOWN)) {
-            step.rows = None;
-=======
         self.known.fill(&[evidence::known_rows(self.known.schema(), &self.last_keys, known)?]);
         for index in self.routes.out_of_order.iter().filter(|index| !self.routes.latest.contains(index)) {
             if let Some(step) = self.steps.get_mut(*index) {
                 step.forget();
             }
->>>>>>> sql
         }
         self.run(|routes| &routes.out_of_order).await.map_err(|crash| crash.error())?;
         evidence::read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key)
@@ -496,18 +417,12 @@ impl Engine {
             let position = rows.position(row);
             if places.find(position, &mut near).is_none() {
                 let what = format!("{model}.sql yields a row for {position}, which is no event of this batch");
-<<<<<<< HEAD
-                return Err(self
-                    .at(Error::new(Kind::Model, what))
-=======
                 return Err(Error::new(Kind::Model, what)
->>>>>>> sql
                     .remedy("every row must carry `_partition` and `_offset` of its event unchanged"));
             }
         }
         Ok(())
     }
-
 }
 
 /// Events with two accepted rows of one key: neither is newer than the other.

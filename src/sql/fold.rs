@@ -119,14 +119,6 @@ fn wrong(what: String) -> Error {
 /// Row numbers in key order.
 pub(super) fn sorted(keys: &EncodedKeys) -> Vec<u32> {
     let mut order: Vec<u32> = (0..keys.num_rows() as u32).collect();
-<<<<<<< HEAD
-    order
-        .sort_unstable_by(|left, right| keys.row(*left as usize).cmp(&keys.row(*right as usize)).then(left.cmp(right)));
-    if unique {
-        order.dedup_by(|left, right| keys.row(*left as usize) == keys.row(*right as usize));
-    }
-=======
     order.sort_unstable_by(|left, right| keys.row(*left as usize).cmp(&keys.row(*right as usize)));
->>>>>>> sql
     order
 }

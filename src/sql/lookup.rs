@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use hashbrown::HashMap;
@@ -41,11 +41,6 @@ pub(super) struct Table {
 }
 
 impl Lookup {
-<<<<<<< HEAD
-    /// Replaces all rows; the columns must stay the same. `false` if the rows did, too.
-    pub(super) fn replace(&self, rows: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
-        let rows = plain(rows)?;
-=======
     /// Reads the rows of a file instead of those that are there.
     pub(super) fn reload(&self, path: &Path) -> Result<bool, Vec<Diagnostic>> {
         let table = lookup_file::read(&self.name, path)?;
@@ -55,7 +50,6 @@ impl Lookup {
     /// Replaces all rows; the columns must stay the same. Yields whether any row differs.
     pub(super) fn replace(&self, table: Table, file: Option<&Path>) -> Result<bool, Vec<Diagnostic>> {
         let rows = plain(table.rows)?;
->>>>>>> sql
         let (old, new) = (columns(self.slot.schema()), columns(&rows.schema()));
         if old != new {
             let message = format!("lookup {:?} had the columns {old}; it comes with {new}", self.name);
@@ -70,15 +64,9 @@ impl Lookup {
         if !faults.is_empty() {
             return Err(faults);
         }
-<<<<<<< HEAD
-        let changed = *self.slot.batches() != [rows.clone()];
-        self.slot.fill(&[rows]);
-        Ok(changed)
-=======
         let news = self.slot.batches().first() != Some(&table.rows);
         self.slot.fill(&[table.rows]);
         Ok(news)
->>>>>>> sql
     }
 }
 

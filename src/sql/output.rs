@@ -29,44 +29,12 @@ pub(super) fn latest(rows: &Rows, order: &[u32], target: &Target, timed: bool) -
     columns.push(Arc::new(Int64Array::from_iter_values(versions.iter().map(|version| version.ts_ns))));
     columns.push(Arc::new(Int32Array::from_iter_values(versions.iter().map(|version| version.partition))));
     columns.push(Arc::new(Int64Array::from_iter_values(versions.iter().map(|version| version.offset))));
-<<<<<<< HEAD
-    pick(&columns, &order, &Arc::new(Schema::new(fields)))
-}
-
-/// A batch without rows in that shape; texts stand for all types, since there are no values.
-pub(super) fn no_rows(target: &Target) -> Result<RecordBatch> {
-    let mut fields: Vec<Field> =
-        target.columns.iter().map(|column| Field::new(&column.name, DataType::Utf8, true)).collect();
-    let [ts, partition, offset] = VERSION_COLUMNS;
-    fields.push(Field::new("_deleted", DataType::Boolean, false));
-    fields.push(Field::new(ts, DataType::Int64, false));
-    fields.push(Field::new(partition, DataType::Int32, false));
-    fields.push(Field::new(offset, DataType::Int64, false));
-    Ok(RecordBatch::new_empty(Arc::new(Schema::new(fields))))
-}
-
-/// The rows `order` of `columns`.
-pub(super) fn pick(columns: &[ArrayRef], order: &UInt32Array, schema: &SchemaRef) -> Result<RecordBatch> {
-=======
     let order = UInt32Array::from(order.to_vec());
->>>>>>> sql
     let bug = |error| Error::new(Kind::Bug, "rows can't be put in order").source(error);
     let picked = columns.iter().map(|values| take(values, &order, None)).collect::<Result<_, _>>().map_err(bug)?;
     RecordBatch::try_new(schema, picked).map_err(bug)
 }
 
-<<<<<<< HEAD
-/// Rows of `latest`, as it leaves the station, whose key has an accepted event with a time below the highest one seen before it in
-/// its partition. Ascending, without repeats.
-pub(super) fn suspects(
-    accepted: &Rows,
-    accepted_keys: &[ArrayRef],
-    encoder: &Encoder,
-    latest_keys: &arrow::row::Rows,
-    high_water_ns: Option<&BTreeMap<Partition, i64>>,
-) -> Result<Vec<usize>> {
-    let Some(high_water_ns) = high_water_ns else { return Ok(Vec::new()) };
-=======
 /// The columns of [`latest`], given those that the model yields.
 pub(super) fn latest_schema(model: &Schema, target: &Target) -> SchemaRef {
     let mut fields: Vec<Field> = Vec::with_capacity(target.columns.len() + 4);
@@ -91,7 +59,6 @@ pub(super) fn suspects(
     order: &[u32],
     high_water_ns: &BTreeMap<Partition, i64>,
 ) -> Vec<usize> {
->>>>>>> sql
     let mut highest = high_water_ns.clone();
     let mut found = Vec::new();
     for row in accepted.in_order() {
@@ -104,28 +71,9 @@ pub(super) fn suspects(
         }
         *top = (*top).max(ts);
     }
-<<<<<<< HEAD
-    if late.is_empty() {
-        return Ok(Vec::new());
-    }
-    let late = UInt32Array::from(late);
-    let bug = |error| Error::new(Kind::Bug, "keys can't be picked").source(error);
-    let keys: Vec<ArrayRef> =
-        accepted_keys.iter().map(|values| take(values, &late, None)).collect::<Result<_, _>>().map_err(bug)?;
-    let keys = encoder.encode(&keys)?;
-    let order = sorted(latest_keys, false);
-    let mut suspects: Vec<usize> = keys
-        .iter()
-        .filter_map(|key| order.binary_search_by(|row| latest_keys.row(*row as usize).cmp(&key)).ok())
-        .collect();
-    suspects.sort_unstable();
-    suspects.dedup();
-    Ok(suspects)
-=======
     found.sort_unstable();
     found.dedup();
     found
->>>>>>> sql
 }
 
 /// Where every record and every change went, per partition (P4).
