@@ -49,7 +49,12 @@ impl Engine {
         if guilty.is_empty() {
             return Err(crash.error());
         }
-        tracing::warn!(model = crash.model, error = crash.reason, events = guilty.len(), "model fails on single events");
+        tracing::warn!(
+            model = crash.model,
+            error = crash.reason,
+            events = guilty.len(),
+            "model fails on single events"
+        );
         Ok(guilty)
     }
 }

@@ -4,15 +4,13 @@
 use std::collections::BTreeSet;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Volatility};
 use datafusion::prelude::SessionContext;
 
 use super::ModelSpec;
 use super::locate;
-use super::models::{
-    ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Model, Models, OUT_OF_ORDER,
-};
+use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Model, Models, OUT_OF_ORDER};
 use super::plan::Step;
 use crate::diagnostic::{Diagnostic, did_you_mean};
 
@@ -74,8 +72,7 @@ const OFFSET: Wanted = Wanted { name: "_offset", is: |kind| *kind == DataType::I
 const ERROR: Wanted = Wanted { name: "_error", is: |kind| *kind == DataType::Utf8, kind: "Utf8" };
 const KNOWN_TS: Wanted =
     Wanted { name: "_known_ts", is: |kind| matches!(kind, DataType::Timestamp(..)), kind: "Timestamp" };
-const KNOWN_PARTITION: Wanted =
-    Wanted { name: "_known_partition", is: |kind| *kind == DataType::Int32, kind: "Int32" };
+const KNOWN_PARTITION: Wanted = Wanted { name: "_known_partition", is: |kind| *kind == DataType::Int32, kind: "Int32" };
 const KNOWN_OFFSET: Wanted = Wanted { name: "_known_offset", is: |kind| *kind == DataType::Int64, kind: "Int64" };
 
 fn wanted(role: &str) -> &'static [Wanted] {
@@ -162,7 +159,8 @@ fn key_types(models: &Models, steps: &[Step], key: &[String], faults: &mut Vec<D
 
 /// Which role must, and which may not, read what.
 fn routes(spec: &ModelSpec, models: &Models, faults: &mut Vec<Diagnostic>) {
-    let mut must = vec![(ENRICHED, EVENTS, "rows must come from the batch"), (ACCEPTED, ENRICHED, "it judges its rows")];
+    let mut must =
+        vec![(ENRICHED, EVENTS, "rows must come from the batch"), (ACCEPTED, ENRICHED, "it judges its rows")];
     must.push((LATEST, ACCEPTED, "only accepted rows may reach the target"));
     if spec.hold_keys {
         must.push((ACCEPTED, HELD, "rows of users on hold must be left out"));
@@ -239,7 +237,8 @@ fn batch_dependent(models: &Models, model: &Model, step: &Step, accepted: bool, 
     debug_assert!(walked.is_ok());
     found.dedup();
     for name in found {
-        let message = format!("{name} looks at the other events of a batch: where batches are cut would change the rows");
+        let message =
+            format!("{name} looks at the other events of a batch: where batches are cut would change the rows");
         let help = if accepted {
             "decide each event by itself, or group by _partition and _offset"
         } else {

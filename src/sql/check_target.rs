@@ -46,8 +46,9 @@ pub(super) fn derive(schema: &Schema, key: &[String], faults: &mut Vec<(String, 
             continue;
         }
         if name.starts_with('_') || VERSION_COLUMNS.contains(&name.as_str()) || name.chars().count() > 64 {
-            let fault = Diagnostic::error("AI0122", format!("{LATEST} yields {name}, which can't be a column of the target"))
-                .help("leave it out of the SELECT, or give it another name");
+            let fault =
+                Diagnostic::error("AI0122", format!("{LATEST} yields {name}, which can't be a column of the target"))
+                    .help("leave it out of the SELECT, or give it another name");
             faults.push((name.clone(), fault));
             continue;
         }
@@ -57,8 +58,10 @@ pub(super) fn derive(schema: &Schema, key: &[String], faults: &mut Vec<(String, 
                 columns.push(Column { name: name.clone(), ddl_type, holds, nullable });
             }
             Err(help) => {
-                let fault =
-                    Diagnostic::error("AI0120", format!("MySQL has no type for {name}, which is {}", field.data_type()));
+                let fault = Diagnostic::error(
+                    "AI0120",
+                    format!("MySQL has no type for {name}, which is {}", field.data_type()),
+                );
                 faults.push((name.clone(), fault.help(help)));
             }
         }
@@ -85,15 +88,13 @@ fn mysql_type(kind: &DataType) -> Result<(String, Holds), &'static str> {
         DataType::UInt64 => int("bigint unsigned", 0, u64::MAX.into()),
         DataType::Float32 => Ok(("float".to_owned(), Holds::Float)),
         DataType::Float64 => Ok(("double".to_owned(), Holds::Double)),
-        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
-            match u8::try_from(*scale) {
-                Ok(scale) if *precision <= 65 && scale <= 30 => {
-                    let precision = *precision;
-                    Ok((format!("decimal({precision},{scale})"), Holds::Decimal { precision, scale }))
-                }
-                _ => Err("MySQL keeps at most 65 digits, 30 of them after the point: CAST it to such a DECIMAL"),
+        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => match u8::try_from(*scale) {
+            Ok(scale) if *precision <= 65 && scale <= 30 => {
+                let precision = *precision;
+                Ok((format!("decimal({precision},{scale})"), Holds::Decimal { precision, scale }))
             }
-        }
+            _ => Err("MySQL keeps at most 65 digits, 30 of them after the point: CAST it to such a DECIMAL"),
+        },
         DataType::Date32 => Ok(("date".to_owned(), Holds::Date)),
         DataType::Timestamp(TimeUnit::Second, _) => Ok(("datetime".to_owned(), Holds::DateTime { digits: 0 })),
         DataType::Timestamp(TimeUnit::Millisecond, _) => Ok(("datetime(3)".to_owned(), Holds::DateTime { digits: 3 })),
@@ -117,7 +118,12 @@ pub(super) fn against(
 ) {
     let keys: Vec<&str> = target.keys().iter().map(|column| column.name.as_str()).collect();
     if !keys.iter().eq(key.iter()) {
-        let message = format!("the key of the table {} is ({}), the pipeline's is ({})", target.table, keys.join(", "), key.join(", "));
+        let message = format!(
+            "the key of the table {} is ({}), the pipeline's is ({})",
+            target.table,
+            keys.join(", "),
+            key.join(", ")
+        );
         faults.push(Diagnostic::error("AI0126", message).help("make them the same, in the same order"));
     }
     let yielded: Vec<&str> =
@@ -125,7 +131,9 @@ pub(super) fn against(
     let spare: Vec<&str> = yielded.iter().copied().filter(|name| target.column(name).is_none()).collect();
     for column in &target.columns {
         let Ok(field) = schema.field_with_name(&column.name) else {
-            let fault = Diagnostic::error("AI0121", format!("{LATEST} doesn't yield the target's column {}", column.name)).file(file);
+            let fault =
+                Diagnostic::error("AI0121", format!("{LATEST} doesn't yield the target's column {}", column.name))
+                    .file(file);
             faults.push(match did_you_mean(&column.name, spare.iter().copied()) {
                 Some(alike) => fault.help(format!("is {alike:?} meant to be it? name it {:?} with AS", column.name)),
                 None => fault.help("add it to the SELECT, or drop it from the table"),

@@ -8,7 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int64Type,
-    TimeUnit, Time64NanosecondType, TimestampNanosecondType, TimestampSecondType, UInt64Type, i256,
+    Time64NanosecondType, TimeUnit, TimestampNanosecondType, TimestampSecondType, UInt64Type, i256,
 };
 
 use crate::target::{Column, Holds};
@@ -117,9 +117,8 @@ fn integers(column: &Column, values: &ArrayRef, min: i128, max: i128, found: &mu
 }
 
 fn decimals(column: &Column, values: &ArrayRef, precision: u8, scale: u8, found: &mut Vec<Misfit>) {
-    let reason = || {
-        format!("{} has more digits than the target's column holds (DECIMAL({precision},{scale}))", column.name)
-    };
+    let reason =
+        || format!("{} has more digits than the target's column holds (DECIMAL({precision},{scale}))", column.name);
     let from_scale = match values.data_type() {
         DataType::Decimal128(_, from) | DataType::Decimal256(_, from) => *from,
         _ => 0,
@@ -213,9 +212,7 @@ fn whole(nanos: i64, digits: u8) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{
-        Decimal128Array, Float64Array, Int64Array, StringArray, TimestampNanosecondArray, UInt64Array,
-    };
+    use arrow::array::{Decimal128Array, Float64Array, Int64Array, StringArray, TimestampNanosecondArray, UInt64Array};
 
     use super::*;
 
@@ -246,8 +243,9 @@ mod tests {
 
     #[test]
     fn a_decimal_that_would_be_rounded_does_not_fit() {
-        let values: ArrayRef =
-            Arc::new(Decimal128Array::from(vec![12_340, 12_345, 99_999, 100_000]).with_precision_and_scale(10, 3).unwrap());
+        let values: ArrayRef = Arc::new(
+            Decimal128Array::from(vec![12_340, 12_345, 99_999, 100_000]).with_precision_and_scale(10, 3).unwrap(),
+        );
         // 12.34, 12.345, 99.999, 100 in DECIMAL(4,2).
         assert_eq!(rows(Holds::Decimal { precision: 4, scale: 2 }, values), [1, 2, 3]);
     }

@@ -25,7 +25,13 @@ use crate::work::{Refusal, Stage};
 pub(super) type Faults = BTreeMap<Position, Refusal>;
 
 /// A fault of the event at `position`.
-pub(super) fn fault(position: Position, stage: Stage, model: Option<&str>, column: Option<&str>, reason: String) -> Refusal {
+pub(super) fn fault(
+    position: Position,
+    stage: Stage,
+    model: Option<&str>,
+    column: Option<&str>,
+    reason: String,
+) -> Refusal {
     Refusal {
         position,
         keys: Vec::new(),
@@ -87,7 +93,8 @@ pub(super) fn find_misfits(rows: &Rows, target: &Target, faults: &mut Faults) {
 
 /// The rows of `enriched` with the event's fault as `_error` in all of its rows: a key change is one event.
 pub(super) fn mark(rows: &Rows, faults: &Faults) -> Result<RecordBatch> {
-    let place = rows.batch.schema().index_of("_error").map_err(|error| Error::new(Kind::Bug, "enriched").source(error))?;
+    let place =
+        rows.batch.schema().index_of("_error").map_err(|error| Error::new(Kind::Bug, "enriched").source(error))?;
     let mut columns = rows.batch.columns().to_vec();
     let errors = columns[place].as_string_opt::<i32>();
     let marked: StringArray = (0..rows.len())
@@ -173,9 +180,8 @@ fn candidates(case: &Case<'_>, mut interests: Interests) -> Result<(Vec<Candidat
     let mut candidates = Vec::new();
     let mut named = Vec::new();
     let mut text = String::new();
-    for event in order.chunk_by(|left, right| {
-        case.rows.position(*left as usize) == case.rows.position(*right as usize)
-    }) {
+    for event in order.chunk_by(|left, right| case.rows.position(*left as usize) == case.rows.position(*right as usize))
+    {
         let Some(first) = event.first() else { continue };
         let position = case.rows.position(*first as usize);
         let failed = case.faults.contains_key(&position);

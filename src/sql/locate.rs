@@ -121,7 +121,8 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
 
 fn struct_field(file: &Path, sql: &str, field: &str, fields: &[String]) -> Diagnostic {
     let field = field.trim_matches(['"', '\'']);
-    let fault = Diagnostic::error("AI0110", format!("no field {field:?} in the struct")).file(file).span(word(sql, field));
+    let fault =
+        Diagnostic::error("AI0110", format!("no field {field:?} in the struct")).file(file).span(word(sql, field));
     match did_you_mean(field, fields.iter().map(String::as_str)) {
         Some(meant) => fault.help(format!("did you mean {meant:?}?")),
         None if fields.is_empty() => fault,

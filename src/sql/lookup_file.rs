@@ -42,8 +42,7 @@ fn csv(path: &Path, file: File) -> Result<Table, Vec<Diagnostic>> {
     let mut reader = csv::ReaderBuilder::new().has_headers(true).from_reader(BufReader::new(file));
     let fault = |error: csv::Error| vec![csv_fault(path, &error)];
     let header = reader.headers().map_err(fault)?.clone();
-    let names: Vec<String> =
-        header.iter().map(|name| name.trim_start_matches('\u{feff}').trim().to_owned()).collect();
+    let names: Vec<String> = header.iter().map(|name| name.trim_start_matches('\u{feff}').trim().to_owned()).collect();
     let mut sorted = names.clone();
     sorted.sort();
     if let Some(double) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {

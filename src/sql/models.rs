@@ -187,20 +187,20 @@ pub(super) fn order(models: &Models, tables: &[&str], faults: &mut Vec<Diagnosti
     let index: BTreeMap<&str, usize> =
         models.models.iter().enumerate().map(|(index, model)| (model.name.as_str(), index)).collect();
     unknown_tables(models, tables, &index, faults);
-    let mut walk =
-        Walk { models, index: &index, state: vec![State::New; models.models.len()], path: Vec::new(), done: Vec::new() };
+    let mut walk = Walk {
+        models,
+        index: &index,
+        state: vec![State::New; models.models.len()],
+        path: Vec::new(),
+        done: Vec::new(),
+    };
     for start in 0..models.models.len() {
         walk.visit(start, faults);
     }
     walk.done
 }
 
-fn unknown_tables(
-    models: &Models,
-    tables: &[&str],
-    index: &BTreeMap<&str, usize>,
-    faults: &mut Vec<Diagnostic>,
-) {
+fn unknown_tables(models: &Models, tables: &[&str], index: &BTreeMap<&str, usize>, faults: &mut Vec<Diagnostic>) {
     for model in &models.models {
         for read in model.parsed.iter().flat_map(|parsed| &parsed.reads) {
             if tables.contains(&read.name.as_str()) || index.contains_key(read.name.as_str()) {

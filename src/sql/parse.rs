@@ -181,8 +181,7 @@ impl Visitor for Names {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
         if let Expr::Function(function) = expr {
-            self.calls
-                .push(Named { name: plain_name(&function.name), span: locate::span(function.name.span()) });
+            self.calls.push(Named { name: plain_name(&function.name), span: locate::span(function.name.span()) });
         }
         ControlFlow::Continue(())
     }
@@ -190,7 +189,6 @@ impl Visitor for Names {
 
 /// The name as written, without quotes; parts are joined by dots, which makes `a.b` an unknown table.
 fn plain_name(name: &ObjectName) -> String {
-    let parts: Vec<&str> =
-        name.0.iter().filter_map(|part| part.as_ident()).map(|ident| ident.value.as_str()).collect();
+    let parts: Vec<&str> = name.0.iter().filter_map(|part| part.as_ident()).map(|ident| ident.value.as_str()).collect();
     parts.join(".")
 }

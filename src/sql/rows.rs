@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray,
+};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit, TimestampNanosecondType};
 
@@ -33,9 +35,9 @@ impl Rows {
         let deleted = column(model, &batch, "_deleted")?;
         let ts = cast(&column(model, &batch, "ts")?, &event_time_type())
             .map_err(|error| Error::new(Kind::Model, format!("{model}: ts: {}", locate::plain(&error.into()))))?;
-        let wrong = |name: &str| Error::new(Kind::Bug, format!("{model}: column {name} isn't of the type that was checked"));
-        let partition =
-            partition.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong("_partition"))?.clone();
+        let wrong =
+            |name: &str| Error::new(Kind::Bug, format!("{model}: column {name} isn't of the type that was checked"));
+        let partition = partition.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong("_partition"))?.clone();
         let offset = offset.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("_offset"))?.clone();
         let deleted = deleted.as_boolean_opt().ok_or_else(|| wrong("_deleted"))?.clone();
         let ts = ts.as_primitive_opt::<TimestampNanosecondType>().ok_or_else(|| wrong("ts"))?.clone();
