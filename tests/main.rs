@@ -5,4 +5,5 @@
 mod fixtures;
 mod road;
 mod servers;
+mod source;
 mod support;
