@@ -4,6 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+pub use render::{render, render_json, summary};
+
+mod render;
+
 /// How bad it is: an error refuses the start, a warning does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {

@@ -54,6 +54,10 @@ impl HoldSet {
         self.pending.len()
     }
 
+    pub fn get(&self, position: Position) -> Option<&Pending> {
+        self.pending.get(&position)
+    }
+
     /// Whether `key` waits in `partition`.
     pub fn holds(&self, partition: Partition, key: &Key) -> bool {
         !self.waiting.is_empty() && self.waiting.contains_key(&(partition, key.clone()))

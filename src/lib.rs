@@ -18,13 +18,25 @@
 //! - **P5 Isolation.** A bad record, user or pipeline never stops another; a sick database is never a bad record.
 //! - **P6 Nothing silent.** Lost data, re-created topics, values MySQL would change, unknown config keys: each is named.
 
+pub mod cli;
+pub mod config;
 pub mod decode;
+pub mod demo;
 pub mod diagnostic;
 pub mod error;
+pub mod generate;
 pub mod hold;
+pub mod http;
 mod json;
+pub mod oracle;
+pub mod pipeline;
 pub mod position;
 pub mod record;
 pub mod schema;
+pub mod service;
+pub mod sink;
+pub mod source;
+pub mod sql;
 pub mod target;
+pub mod telemetry;
 pub mod work;

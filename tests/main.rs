@@ -1,1 +1,7 @@
 //! One binary for all integration tests: DataFusion links once. Modules below are the areas.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod fixtures;
+mod servers;
+mod support;

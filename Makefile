@@ -1,0 +1,43 @@
+# make demo    see it work: installs what it needs, builds, runs the demo on servers of its own
+# make test    everything that must hold before a change goes in, on real Kafka, MySQL and MariaDB
+# make check   the part of it that needs no server: format, lints, licences
+# make bench   the write path beside its in-engine reference, on both servers
+#
+# All of them build with one profile, one set of features and one target directory outside of the checkout, so DataFusion
+# compiles once per machine. CARGO_TARGET_DIR moves it, AFTERIMAGE_CACHE moves the whole cache.
+
+export AFTERIMAGE_CACHE ?= $(HOME)/.cache/afterimage
+export CARGO_TARGET_DIR ?= $(AFTERIMAGE_CACHE)/target
+# rustup installs here, and a login shell may not have been opened since.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help demo test check lint bench clean
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+demo:
+	@scripts/setup demo
+	cargo run --locked -- demo
+
+test:
+	@scripts/setup test
+	@$(MAKE) --no-print-directory lint
+	cargo test --locked --no-fail-fast
+
+check:
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory lint
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	scripts/licenses
+
+bench:
+	@scripts/setup test
+	cargo bench --locked --profile dev
+
+# Servers' software stays: it is in the cache, and fetching it again takes minutes.
+clean:
+	cargo clean --package afterimage

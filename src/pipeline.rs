@@ -1,0 +1,420 @@
+//! The loop: take a batch, decode it, run the models, apply it, tell the broker.
+//!
+//! One [`Pipeline`] keeps one table equal to one topic. It is the only file that knows all four stations; everything irregular is
+//! one word that leads elsewhere: [`adopt`] positions partitions, [`commit`] repeats a transaction until its fate is known,
+//! [`rerun`] takes records out of quarantine, [`upkeep`] does what is due by the clock, [`policy`] says what follows an error.
+//!
+//! Starting, recovering and rebalancing are the same act: forget, read the positions from MySQL, begin there. All that is kept in
+//! memory between batches is [`Owned`] and the hold set, both read from MySQL at each assignment.
+
+mod adopt;
+pub mod breaker;
+mod commit;
+pub mod health;
+pub mod policy;
+mod rerun;
+mod upkeep;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use self::adopt::Adoption;
+use self::breaker::Breaker;
+pub use self::breaker::BreakerLimits;
+use self::commit::Applied;
+use self::health::{Health, State};
+use self::upkeep::Upkeep;
+pub use self::upkeep::{Lookup, Lookups, Origin};
+use crate::decode::{Decoded, Decoder};
+use crate::error::{Error, Kind, Result};
+use crate::hold::{HoldSet, Pending, PendingState};
+use crate::position::{OffsetRange, Partition, Position};
+use crate::record::RawBatch;
+use crate::sink::Sink;
+use crate::sink::positions::{Advance, SumChanges};
+use crate::sink::quarantine::Quarantined;
+use crate::source::{Assignment, BatchLimits, Broker, Polled, Source};
+use crate::sql::{Engine, Input};
+use crate::work::{Evaluation, PartitionSums, Refusal, Stage};
+
+/// What the loop needs to know besides its stations.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub name: String,
+    pub topic: Arc<str>,
+    pub table: String,
+    pub limits: BatchLimits,
+    pub stop_on_refusal: bool,
+    pub hold_keys: bool,
+    pub breaker: BreakerLimits,
+    pub tombstone_retention: Duration,
+    pub metrics_interval: Duration,
+    /// End once everything that was there at the start is applied.
+    pub until_caught_up: bool,
+}
+
+/// The four stations of one pipeline, ready to run.
+pub struct Stations {
+    pub source: Source,
+    pub broker: Broker,
+    pub decoder: Decoder,
+    pub engine: Engine,
+    pub sink: Sink,
+    pub lookups: Lookups,
+}
+
+/// A partition that is ours, as far as memory knows.
+#[derive(Debug, Clone)]
+struct Owned {
+    assignment: Assignment,
+    epoch: i64,
+    /// Equals the stored position: both move with each commit.
+    next_offset: i64,
+    high_water_ns: Option<i64>,
+}
+
+/// Why a pipeline ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Asked to.
+    Stopped,
+    /// Everything that was there at the start is applied.
+    CaughtUp,
+}
+
+/// One topic kept as one table.
+pub struct Pipeline {
+    settings: Settings,
+    stations: Stations,
+    health: Health,
+    stop: watch::Receiver<bool>,
+    owned: BTreeMap<Partition, Owned>,
+    adoption: Adoption,
+    holds: HoldSet,
+    breaker: Breaker,
+    upkeep: Upkeep,
+    /// Fields that no schema knows and that have been warned about.
+    unmapped: BTreeSet<String>,
+}
+
+impl Pipeline {
+    pub fn new(settings: Settings, stations: Stations, health: Health, stop: watch::Receiver<bool>) -> Self {
+        let breaker = Breaker::new(settings.breaker);
+        let upkeep = Upkeep::new(settings.metrics_interval);
+        Self {
+            settings,
+            stations,
+            health,
+            stop,
+            owned: BTreeMap::new(),
+            adoption: Adoption::default(),
+            holds: HoldSet::default(),
+            breaker,
+            upkeep,
+            unmapped: BTreeSet::new(),
+        }
+    }
+
+    /// Runs until asked to stop, until caught up (if that was asked for), or until an error that only an operator can mend.
+    pub async fn run(mut self) -> Result<Ended> {
+        let ended = self.road().await;
+        match &ended {
+            Ok(_) => self.health.enter(State::Stopped, ""),
+            Err(error) => self.health.enter(State::Halted, &error.to_string()),
+        }
+        self.write_summary().await;
+        let left = self.stations.source.close(Duration::from_secs(3)).await;
+        tracing::info!(pipeline = self.settings.name, left_group = left, "pipeline ended");
+        ended
+    }
+
+    async fn road(&mut self) -> Result<Ended> {
+        if !self.open().await? {
+            return Ok(Ended::Stopped);
+        }
+        loop {
+            if self.stopping() {
+                return Ok(Ended::Stopped);
+            }
+            if self.settings.until_caught_up && self.caught_up().await? {
+                return Ok(Ended::CaughtUp);
+            }
+            let due = self.upkeep.next_due().min(self.adoption.due());
+            let polled = tokio::select! {
+                // A request to stop comes before more work.
+                biased;
+                _ = self.stop.changed() => continue,
+                () = tokio::time::sleep_until(due.into()) => None,
+                polled = self.stations.source.next(&self.settings.limits) => Some(polled),
+            };
+            match polled {
+                Some(Polled::Batch(raw)) => self.turn(raw).await?,
+                Some(Polled::Assigned(assignments)) => self.adoption.add(assignments),
+                Some(Polled::Revoked(partitions)) => self.revoke(&partitions),
+                Some(Polled::PositionLost { assignment, what }) => self.reposition(assignment, &what),
+                Some(Polled::Trouble(error)) => self.trouble(error)?,
+                Some(Polled::Recovered) => self.health.enter(State::Running, ""),
+                Some(Polled::AtEnd(_)) | None => {}
+            }
+            self.adopt_due().await?;
+            self.upkeep_due().await?;
+        }
+    }
+
+    /// One batch along the road. Returns when it is applied, when its partitions are no longer ours, or when asked to stop.
+    async fn turn(&mut self, mut raw: RawBatch) -> Result<()> {
+        self.keep_owned(&mut raw);
+        let mut forced: Vec<Refusal> = Vec::new();
+        while !raw.chunks.is_empty() {
+            let started = Instant::now();
+            let decoded = self.stations.decoder.decode(raw.records())?; // bytes -> Arrow
+            let decode_time = started.elapsed();
+            self.note_unmapped(&decoded);
+            let started = Instant::now();
+            let evaluation = self.evaluate(&raw, &decoded, &forced, &HashSet::new()).await?; // Arrow -> rows
+            let sql_time = started.elapsed();
+            self.judge(&evaluation)?;
+            let started = Instant::now();
+            match self.apply(&raw, &evaluation).await? {
+                // one transaction
+                Applied::Committed(committed) => {
+                    self.advance(&raw, &evaluation);
+                    let times = upkeep::Times { decode: decode_time, sql: sql_time, sink: started.elapsed() };
+                    self.report(&raw, &evaluation, &committed, times);
+                    let ranges: Vec<OffsetRange> = raw.chunks.iter().map(|chunk| chunk.range()).collect();
+                    self.stations.source.acknowledge(&ranges); // tell the broker, for lag tools
+                    return Ok(());
+                }
+                Applied::Refused(refusals) => forced.extend(refusals),
+                Applied::Lost(partitions) => {
+                    raw.chunks.retain(|chunk| !partitions.contains(&chunk.partition));
+                    forced.retain(|refusal| !partitions.contains(&refusal.position.partition));
+                }
+                Applied::Stopped => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops chunks of partitions that aren't ours any more and any that doesn't begin where we stand: nothing is skipped (P3).
+    fn keep_owned(&mut self, raw: &mut RawBatch) {
+        let mut misplaced = Vec::new();
+        raw.chunks.retain(|chunk| match self.owned.get(&chunk.partition) {
+            Some(owned) if owned.next_offset == chunk.from => true,
+            Some(owned) => {
+                misplaced.push((owned.assignment, owned.next_offset, chunk.from));
+                false
+            }
+            None => false,
+        });
+        for (assignment, next_offset, from) in misplaced {
+            let (pipeline, partition) = (self.settings.name.as_str(), assignment.partition);
+            tracing::warn!(
+                pipeline,
+                partition,
+                next_offset,
+                from,
+                "records do not begin where the position stands: reading again"
+            );
+            self.stations.source.position(assignment, next_offset);
+        }
+    }
+
+    async fn evaluate(
+        &mut self,
+        raw: &RawBatch,
+        decoded: &Decoded,
+        forced: &[Refusal],
+        rerun: &HashSet<Position>,
+    ) -> Result<Evaluation> {
+        let partitions: Vec<Partition> = raw.chunks.iter().map(|chunk| chunk.partition).collect();
+        let high_water_ns: BTreeMap<Partition, i64> =
+            self.owned.iter().filter_map(|(partition, owned)| Some((*partition, owned.high_water_ns?))).collect();
+        let decode_refused: Vec<Refusal> = decoded
+            .refused
+            .iter()
+            .map(|refusal| Refusal {
+                position: refusal.position,
+                keys: Vec::new(),
+                stage: Stage::Decode,
+                model: None,
+                column: refusal.column.clone(),
+                reason: refusal.reason.clone(),
+            })
+            .collect();
+        let input = Input {
+            events: decoded.events.clone(),
+            salvage: decoded.salvage.clone(),
+            decode_refused: &decode_refused,
+            ignored: &decoded.ignored,
+            forced,
+            holds: &self.holds,
+            rerun,
+            high_water_ns: &high_water_ns,
+            partitions: &partitions,
+        };
+        self.stations.engine.evaluate(input).await.map_err(|error| error.at(format!("pipeline {}", self.settings.name)))
+    }
+
+    /// Stops the pipeline where a refusal must, or where there are too many of them.
+    fn judge(&self, evaluation: &Evaluation) -> Result<()> {
+        if let (true, Some(refusal)) = (self.settings.stop_on_refusal, evaluation.refused.first()) {
+            let what = format!("{} is refused at {}: {}", refusal.position, refusal.stage.name(), refusal.reason);
+            return Err(Error::new(Kind::RecordRefused, what).at(format!("topic `{}`", self.settings.topic)).remedy(
+                "mend the producer, the models or the schema and start again; on_error = \"hold_key\" or \"skip_event\" goes on instead",
+            ));
+        }
+        let read = evaluation.sums.iter().map(|sums| sums.classes.read).sum();
+        let refused = evaluation.refused.len() as u64;
+        if let Some((refused, read)) = self.breaker.would_trip(Instant::now(), read, refused) {
+            let example =
+                evaluation.refused.first().map(|refusal| format!(", e.g. {}: {}", refusal.position, refusal.reason));
+            let what = format!(
+                "{refused} of {read} records were refused within {:?}{}",
+                self.settings.breaker.window,
+                example.unwrap_or_default()
+            );
+            return Err(Error::new(Kind::TooManyRefused, what).remedy(
+                "nothing of this batch was applied; mend the cause (a changed schema, model or lookup?) and start again, or raise max_refused",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The positions that a batch moves, with its sums.
+    fn advances(&self, raw: &RawBatch, evaluation: &Evaluation) -> Vec<Advance> {
+        raw.chunks
+            .iter()
+            .filter_map(|chunk| {
+                let owned = self.owned.get(&chunk.partition)?;
+                let sums = evaluation.sums.iter().find(|sums| sums.partition == chunk.partition);
+                Some(Advance {
+                    partition: chunk.partition,
+                    epoch: owned.epoch,
+                    from: chunk.from,
+                    to: chunk.to,
+                    high_water_ns: sums.and_then(|sums| sums.high_water_ns),
+                    sums: sums.map(sum_changes).unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+
+    /// Records of a batch that go into quarantine, with their bytes, in order.
+    fn quarantined<'a>(raw: &'a RawBatch, evaluation: &'a Evaluation) -> Vec<Quarantined<'a>> {
+        let refused =
+            evaluation.refused.iter().map(|refusal| (refusal.position, refusal.keys.as_slice(), Some(refusal)));
+        let held = evaluation.held.iter().map(|held| (held.position, held.keys.as_slice(), None));
+        let mut records: Vec<Quarantined<'a>> = refused
+            .chain(held)
+            .filter_map(|(position, keys, refusal)| Some(Quarantined { record: raw.at(position)?, keys, refusal }))
+            .collect();
+        records.sort_by_key(|item| item.record.position());
+        records
+    }
+
+    /// Memory follows what was just committed.
+    fn advance(&mut self, raw: &RawBatch, evaluation: &Evaluation) {
+        for chunk in &raw.chunks {
+            if let Some(owned) = self.owned.get_mut(&chunk.partition) {
+                owned.next_offset = chunk.to;
+                let sums = evaluation.sums.iter().find(|sums| sums.partition == chunk.partition);
+                owned.high_water_ns = owned.high_water_ns.max(sums.and_then(|sums| sums.high_water_ns));
+            }
+        }
+        // Under `skip_event` a refused record keeps nobody waiting, but a retry has to find it.
+        for refusal in &evaluation.refused {
+            let pending = Pending { keys: refusal.keys.clone(), state: PendingState::Refused };
+            self.holds.insert(refusal.position, pending);
+        }
+        for held in &evaluation.held {
+            self.holds.insert(held.position, Pending { keys: held.keys.clone(), state: PendingState::Held });
+        }
+        let read = evaluation.sums.iter().map(|sums| sums.classes.read).sum();
+        self.breaker.record(Instant::now(), read, evaluation.refused.len() as u64);
+    }
+
+    /// Warns once about each field that no schema knows, and counts all of them (P6).
+    fn note_unmapped(&mut self, decoded: &Decoded) {
+        if decoded.unmapped.is_empty() {
+            return;
+        }
+        for field in decoded.unmapped.keys() {
+            if self.unmapped.insert(field.clone()) {
+                let pipeline = self.settings.name.as_str();
+                tracing::warn!(
+                    pipeline,
+                    field,
+                    "events carry a field that no schema knows: it is counted and otherwise ignored"
+                );
+            }
+        }
+        self.health.update(|snapshot| {
+            for (field, count) in &decoded.unmapped {
+                *snapshot.unmapped.entry(field.clone()).or_default() += count;
+            }
+        });
+    }
+
+    fn revoke(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            self.owned.remove(partition);
+            self.holds.forget(*partition);
+        }
+        self.adoption.revoke(partitions);
+        tracing::info!(pipeline = self.settings.name, ?partitions, "partitions revoked");
+        self.publish_partitions();
+    }
+
+    /// Kafka does not have what comes next, as far as the client can tell: look closer before deciding.
+    fn reposition(&mut self, assignment: Assignment, what: &str) {
+        let (pipeline, partition) = (self.settings.name.as_str(), assignment.partition);
+        tracing::warn!(pipeline, partition, what, "position lost");
+        self.owned.remove(&assignment.partition);
+        self.adoption.add(vec![assignment]);
+    }
+
+    fn trouble(&mut self, error: Error) -> Result<()> {
+        match policy::after(error.kind) {
+            policy::Move::Halt | policy::Move::Crash => Err(error),
+            _ => {
+                self.health.enter(State::Waiting, &error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Waits before another attempt; `false` if a request to stop came meanwhile.
+    async fn pause(&mut self, length: Duration) -> bool {
+        if self.stopping() {
+            return false;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(length) => true,
+            _ = self.stop.changed() => !self.stopping(),
+        }
+    }
+}
+
+/// A batch's sums as the positions row takes them.
+fn sum_changes(sums: &PartitionSums) -> SumChanges {
+    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    SumChanges {
+        read: count(sums.classes.read),
+        ignored: count(sums.classes.ignored),
+        refused: count(sums.classes.refused),
+        held: count(sums.classes.held),
+        accepted: count(sums.classes.accepted),
+        changes: count(sums.changes.changes),
+        upserted: count(sums.changes.upserted),
+        deleted: count(sums.changes.deleted),
+        superseded: count(sums.changes.superseded),
+    }
+}

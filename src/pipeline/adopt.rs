@@ -1,0 +1,345 @@
+//! Adopting partitions: from "the group assigned it" to "it is read from the stored position".
+//!
+//! In: assignments. For each: take ownership in MySQL (fences the former owner), compare the stored position with what the brokers
+//! have, load who is on hold, then let the source begin. Nothing is read before that. A partition whose position Kafka can't serve
+//! halts by name and is looked at again now and then; the others go on. What fails for lack of brokers or database is tried
+//! again later while other partitions are being worked on.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::health::State;
+use super::{Owned, Pipeline, policy};
+use crate::error::{Error, Kind, Result};
+use crate::position::Partition;
+use crate::sink::positions::{Stored, TopicIdentity};
+use crate::sink::{inspect, quarantine};
+use crate::source::{self, Assignment, Verdict, Watermarks, position_check};
+
+/// How long until a halted partition is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Assignments that aren't positioned yet.
+#[derive(Debug, Default)]
+pub(super) struct Adoption {
+    waiting: BTreeMap<Partition, (Assignment, Instant)>,
+    attempt: u32,
+    /// Ends of the partitions when we began, for `--until-caught-up`.
+    goals: Option<BTreeMap<Partition, i64>>,
+    asked_offsets: Option<Instant>,
+}
+
+impl Adoption {
+    pub(super) fn add(&mut self, assignments: Vec<Assignment>) {
+        self.add_at(assignments, Instant::now());
+    }
+
+    fn add_at(&mut self, assignments: Vec<Assignment>, when: Instant) {
+        for assignment in assignments {
+            self.waiting.insert(assignment.partition, (assignment, when));
+        }
+    }
+
+    pub(super) fn revoke(&mut self, partitions: &[Partition]) {
+        self.waiting.retain(|partition, _| !partitions.contains(partition));
+    }
+
+    /// When the next one is due.
+    pub(super) fn due(&self) -> Instant {
+        let far = Instant::now() + Duration::from_secs(3600);
+        self.waiting.values().map(|(_, when)| *when).min().unwrap_or(far)
+    }
+}
+
+/// What the brokers say about the topic now.
+struct TopicNow {
+    identity: TopicIdentity,
+    partitions: usize,
+    watermarks: Vec<Watermarks>,
+}
+
+impl Pipeline {
+    /// Connects and checks what must be right before anything is read; waits for a database that is away. `false`: asked to stop.
+    pub(super) async fn open(&mut self) -> Result<bool> {
+        let mut attempt = 0;
+        loop {
+            let error = match self.look_at_database().await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            attempt += 1;
+            let next = policy::after(error.kind);
+            if matches!(next, policy::Move::Halt | policy::Move::Crash) {
+                return Err(error);
+            }
+            self.health.enter(State::Waiting, &error.to_string());
+            if !self.pause(policy::pause(next, attempt)).await {
+                return Ok(false);
+            }
+        }
+        self.health.enter(State::Running, "");
+        Ok(true)
+    }
+
+    async fn look_at_database(&mut self) -> Result<()> {
+        let sink = &mut self.stations.sink;
+        let missing = inspect::unmigrated(sink.session().await?).await?;
+        if !missing.is_empty() {
+            let what = format!("the database lacks {}", missing.join(", "));
+            return Err(Error::new(Kind::Config, what).remedy("run `afterimage migrate`"));
+        }
+        let faults = match sink.inspect(&self.settings.table).await? {
+            Ok(target) => match self.stations.engine.set_target(target) {
+                Ok(_) => return Ok(()),
+                Err(faults) => faults,
+            },
+            Err(faults) => faults,
+        };
+        let texts: Vec<String> = faults
+            .iter()
+            .map(|fault| match &fault.help {
+                Some(help) => format!("[{}] {} ({help})", fault.code, fault.message),
+                None => format!("[{}] {}", fault.code, fault.message),
+            })
+            .collect();
+        Err(Error::new(Kind::Config, format!("the target can't be kept right: {}", texts.join("; "))))
+    }
+
+    /// Adopts what is due. Errors that pass by themselves only postpone it.
+    pub(super) async fn adopt_due(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let due: Vec<Assignment> = self
+            .adoption
+            .waiting
+            .values()
+            .filter(|(_, when)| *when <= now)
+            .map(|(assignment, _)| *assignment)
+            .collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        match self.adopt(&due).await {
+            Ok(()) => {
+                self.adoption.attempt = 0;
+                self.publish_partitions();
+                if !self.owned.is_empty() {
+                    self.health.enter(State::Running, "");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let next = policy::after(error.kind);
+                if matches!(next, policy::Move::Halt | policy::Move::Crash) {
+                    return Err(error);
+                }
+                self.adoption.attempt += 1;
+                self.health.enter(State::Waiting, &error.to_string());
+                let when = now + policy::pause(next, self.adoption.attempt);
+                self.adoption.add_at(due, when);
+                Ok(())
+            }
+        }
+    }
+
+    async fn adopt(&mut self, due: &[Assignment]) -> Result<()> {
+        let partitions: Vec<Partition> = due.iter().map(|assignment| assignment.partition).collect();
+        let topic = self.ask_brokers(&partitions).await?;
+        let owner = self.stations.sink.owner().clone();
+        let session = self.stations.sink.session().await?;
+        let stored = owner.acquire(session, &partitions).await?;
+        let count = owner.count(session).await?;
+        let mut begun: Vec<(Assignment, Stored)> = Vec::new();
+        let mut halted: Vec<(Assignment, Error)> = Vec::new();
+        for assignment in due {
+            let row = stored.iter().find(|row| row.partition == assignment.partition);
+            match self.check(&topic, assignment.partition, row, count) {
+                Ok((from, warnings)) => {
+                    for warning in warnings {
+                        tracing::warn!(pipeline = self.settings.name, partition = assignment.partition, "{warning}");
+                    }
+                    let row = match row {
+                        Some(row) => row.clone(),
+                        None => {
+                            let session = self.stations.sink.session().await?;
+                            owner.create(session, assignment.partition, from, &topic.identity).await?
+                        }
+                    };
+                    begun.push((*assignment, row));
+                }
+                Err(error) => halted.push((*assignment, error)),
+            }
+        }
+        let mine: Vec<Partition> = begun.iter().map(|(assignment, _)| assignment.partition).collect();
+        let session = self.stations.sink.session().await?;
+        if !mine.is_empty() && topic.identity != TopicIdentity::default() {
+            owner.identify(session, &mine, &topic.identity).await?;
+        }
+        let pending = quarantine::pending(session, &owner, &mine).await?;
+        for partition in &mine {
+            self.holds.forget(*partition);
+        }
+        self.remember_pending(pending);
+        for (assignment, row) in begun {
+            self.begin(assignment, row);
+        }
+        for (assignment, error) in halted {
+            self.halt_partition(assignment, &error);
+        }
+        Ok(())
+    }
+
+    /// All that was needed is known: the source may read.
+    fn begin(&mut self, assignment: Assignment, row: Stored) {
+        let (pipeline, partition, from) = (self.settings.name.as_str(), assignment.partition, row.next_offset);
+        tracing::info!(pipeline, partition, from, epoch = row.epoch, "partition begun");
+        self.stations.source.position(assignment, from);
+        self.adoption.waiting.remove(&partition);
+        self.health.update(|snapshot| {
+            snapshot.halted.remove(&partition);
+        });
+        let owned =
+            Owned { assignment, epoch: row.epoch, next_offset: row.next_offset, high_water_ns: row.high_water_ns };
+        self.owned.insert(partition, owned);
+    }
+
+    fn halt_partition(&mut self, assignment: Assignment, error: &Error) {
+        let partition = assignment.partition;
+        let reason = error.to_string();
+        let mut news = false;
+        self.health.update(|snapshot| {
+            news = snapshot.halted.insert(partition, reason.clone()).as_ref() != Some(&reason);
+        });
+        if news {
+            tracing::error!(pipeline = self.settings.name, partition, reason, "partition halted");
+        }
+        self.stations.source.halt(partition);
+        self.adoption.add_at(vec![assignment], Instant::now() + LOOK_AGAIN);
+    }
+
+    /// Lets go of partitions whose rows in MySQL aren't ours or stand elsewhere, and comes back to them: at once where the database
+    /// was set back, after a while where another instance took them.
+    pub(super) fn let_go(&mut self, partitions: &[Partition], moved: bool) {
+        for partition in partitions {
+            let Some(owned) = self.owned.remove(partition) else { continue };
+            self.stations.source.halt(*partition);
+            self.holds.forget(*partition);
+            let pause = if moved { Duration::ZERO } else { Duration::from_secs(3) };
+            self.adoption.add_at(vec![owned.assignment], Instant::now() + pause);
+        }
+        let pipeline = self.settings.name.as_str();
+        if moved {
+            tracing::warn!(pipeline, ?partitions, "the database stands at other positions: reading on from there");
+        } else {
+            tracing::warn!(pipeline, ?partitions, "fenced: another instance owns these partitions");
+        }
+        self.publish_partitions();
+    }
+
+    pub(super) fn publish_partitions(&self) {
+        let owned: Vec<Partition> = self.owned.keys().copied().collect();
+        self.health.update(|snapshot| snapshot.owned = owned);
+    }
+
+    async fn ask_brokers(&mut self, partitions: &[Partition]) -> Result<TopicNow> {
+        let (broker, name) = (&self.stations.broker, &self.settings.topic);
+        let Some(topic) = broker.topic(name).await? else {
+            let error = Error::new(Kind::BrokerUnavailable, format!("topic `{name}` does not exist"));
+            return Err(error.remedy("create it, or correct `topic` in the config; the service goes on by itself"));
+        };
+        let cluster_id = broker.cluster_id().await?;
+        if self.settings.until_caught_up && self.adoption.goals.is_none() {
+            let ends = broker.watermarks(name, &topic.partitions).await?;
+            self.adoption.goals = Some(ends.iter().map(|ends| (ends.partition, ends.high)).collect());
+        }
+        let watermarks = broker.watermarks(name, partitions).await?;
+        let identity = TopicIdentity { cluster_id, topic_id: topic.id };
+        Ok(TopicNow { identity, partitions: topic.partitions.len(), watermarks })
+    }
+
+    /// From which offset a partition may be read, with warnings; or why not.
+    fn check(
+        &self,
+        topic: &TopicNow,
+        partition: Partition,
+        row: Option<&Stored>,
+        count: usize,
+    ) -> Result<(i64, Vec<String>)> {
+        let Some(ends) = topic.watermarks.iter().find(|ends| ends.partition == partition) else {
+            return Err(Error::new(Kind::PositionLost, format!("partition {partition} is gone from the topic")));
+        };
+        let identity = row.map(|row| row.identity.clone()).unwrap_or_default();
+        let stored = source::Stored {
+            next_offset: row.map(|row| row.next_offset),
+            topic_id: identity.topic_id,
+            cluster_id: identity.cluster_id,
+            partitions: count,
+        };
+        let found = source::Found {
+            low: ends.low,
+            high: ends.high,
+            topic_id: topic.identity.topic_id.clone(),
+            cluster_id: topic.identity.cluster_id.clone(),
+            partitions: topic.partitions,
+        };
+        match position_check(&self.settings.topic, partition, &stored, &found) {
+            Verdict::Start { from, warnings } => Ok((from, warnings)),
+            Verdict::Halt(error) => Err(error),
+        }
+    }
+
+    /// Whether everything that was there at the start is applied, by us or by others.
+    pub(super) async fn caught_up(&mut self) -> Result<bool> {
+        let Some(goals) = self.adoption.goals.clone() else { return Ok(false) };
+        let stats = self.stations.source.stats();
+        let halted = self.health.snapshot().halted;
+        let mut elsewhere = Vec::new();
+        for (partition, goal) in &goals {
+            match self.owned.get(partition) {
+                Some(owned) => {
+                    // Control records at the end are never delivered: having been handed everything counts as well.
+                    let drained = stats.partitions.iter().any(|known| {
+                        known.assignment == owned.assignment
+                            && known.at_end
+                            && known.buffered_events == 0
+                            && known.next.is_some_and(|next| next <= owned.next_offset)
+                    });
+                    if owned.next_offset < *goal && !drained {
+                        return Ok(false);
+                    }
+                }
+                None if halted.contains_key(partition) => {}
+                None => elsewhere.push((*partition, *goal)),
+            }
+        }
+        if elsewhere.is_empty() {
+            return self.halted_end(&halted);
+        }
+        let recently = |asked: Instant| asked.elapsed() < Duration::from_millis(500);
+        if self.adoption.asked_offsets.is_some_and(recently) {
+            return Ok(false);
+        }
+        self.adoption.asked_offsets = Some(Instant::now());
+        let owner = self.stations.sink.owner().clone();
+        let offsets = match self.stations.sink.session().await {
+            Ok(session) => owner.offsets(session).await,
+            Err(error) => Err(error),
+        };
+        match offsets {
+            Ok(offsets) if elsewhere.iter().all(|(partition, goal)| offsets.get(partition).unwrap_or(&0) >= goal) => {
+                self.halted_end(&halted)
+            }
+            // Not there yet, or the database is away: asked again later.
+            Ok(_) | Err(_) => Ok(false),
+        }
+    }
+
+    /// Caught up, except for what is halted: that is for an operator.
+    fn halted_end(&self, halted: &BTreeMap<Partition, String>) -> Result<bool> {
+        match halted.iter().next() {
+            None => Ok(true),
+            Some((partition, reason)) => {
+                Err(Error::new(Kind::PositionLost, format!("all but partition {partition} is applied: {reason}")))
+            }
+        }
+    }
+}

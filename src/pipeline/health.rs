@@ -1,0 +1,138 @@
+//! What a pipeline is doing, for `status`, `/readyz` and the log: one value, written by the loop, read by anyone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::position::Partition;
+use crate::sink::positions::SumChanges;
+
+/// Where a pipeline stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Starting,
+    Running,
+    /// Something outside is missing (brokers, database, an operator's grant); goes on by itself.
+    Waiting,
+    /// Stopped until an operator acts.
+    Halted,
+    Stopped,
+}
+
+/// A snapshot; see [`Health`].
+#[derive(Debug, Clone, Serialize)]
+pub struct Snapshot {
+    pub pipeline: String,
+    pub state: State,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Why it waits or halted; empty while it runs.
+    pub reason: String,
+    pub owned: Vec<Partition>,
+    /// Partitions that halted by themselves while the others go on, with the reason.
+    pub halted: BTreeMap<Partition, String>,
+    pub lag_records: Option<i64>,
+    pub freshness_ms: Option<i64>,
+    pub buffered_bytes: usize,
+    pub transactions: u64,
+    pub retries: u64,
+    /// Sums since this process started; the tables hold the exact ones.
+    pub totals: Totals,
+    pub out_of_order: u64,
+    /// Fields that no schema knows, with how many events carried them.
+    pub unmapped: BTreeMap<String, u64>,
+}
+
+/// Serializable form of [`SumChanges`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    pub read: i64,
+    pub ignored: i64,
+    pub refused: i64,
+    pub held: i64,
+    pub accepted: i64,
+    pub changes: i64,
+    pub upserted: i64,
+    pub deleted: i64,
+    pub superseded: i64,
+}
+
+impl Totals {
+    pub fn add(&mut self, sums: &SumChanges) {
+        self.read += sums.read;
+        self.ignored += sums.ignored;
+        self.refused += sums.refused;
+        self.held += sums.held;
+        self.accepted += sums.accepted;
+        self.changes += sums.changes;
+        self.upserted += sums.upserted;
+        self.deleted += sums.deleted;
+        self.superseded += sums.superseded;
+    }
+}
+
+/// Shared handle to one pipeline's [`Snapshot`].
+#[derive(Debug, Clone)]
+pub struct Health(Arc<Mutex<Snapshot>>);
+
+impl Health {
+    pub fn new(pipeline: &str) -> Self {
+        Self(Arc::new(Mutex::new(Snapshot {
+            pipeline: pipeline.to_owned(),
+            state: State::Starting,
+            since: now(),
+            reason: String::new(),
+            owned: Vec::new(),
+            halted: BTreeMap::new(),
+            lag_records: None,
+            freshness_ms: None,
+            buffered_bytes: 0,
+            transactions: 0,
+            retries: 0,
+            totals: Totals::default(),
+            out_of_order: 0,
+            unmapped: BTreeMap::new(),
+        })))
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.lock().clone()
+    }
+
+    /// Changes figures; no log.
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.lock());
+    }
+
+    /// Enters `state`; logs one line when state or reason changed.
+    pub fn enter(&self, state: State, reason: &str) {
+        let mut snapshot = self.lock();
+        if snapshot.state == state && snapshot.reason == reason {
+            return;
+        }
+        let was_waiting_since = (snapshot.state == State::Waiting).then(|| snapshot.since.clone());
+        if snapshot.state != state {
+            snapshot.since = now();
+        }
+        snapshot.state = state;
+        reason.clone_into(&mut snapshot.reason);
+        let (pipeline, since) = (snapshot.pipeline.as_str(), snapshot.since.as_str());
+        match state {
+            State::Waiting => tracing::warn!(pipeline, since, reason, "waiting"),
+            State::Halted => tracing::error!(pipeline, since, reason, "halted"),
+            State::Running => tracing::info!(pipeline, waited_since = was_waiting_since, "running"),
+            State::Starting | State::Stopped => tracing::info!(pipeline, ?state, "pipeline changed state"),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Snapshot> {
+        // A panic elsewhere must not hide the state that explains it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
+}

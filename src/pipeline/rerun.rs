@@ -1,0 +1,223 @@
+//! Re-running quarantined records: through the same models, guard and transaction as fresh ones, in order per user.
+//!
+//! What runs: records marked for retry, records held behind nothing that is still refused, and after a changed lookup what the
+//! models had refused. What operators gave up is settled without a run. Positions don't move, but are part of the transaction: an
+//! instance that lost the partition can't do any of this.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::commit::{Applied, token};
+use super::{Pipeline, sum_changes};
+use crate::error::Result;
+use crate::hold::{Pending, PendingState};
+use crate::position::{Partition, Position};
+use crate::record::RawBatch;
+use crate::sink::Work;
+use crate::sink::positions::{Advance, SumChanges};
+use crate::sink::quarantine::{self, PendingRow, Settled, SettledInto};
+use crate::work::{Evaluation, PartitionSums};
+
+/// Records per transaction.
+const AT_ONCE: usize = 5_000;
+
+impl Pipeline {
+    /// Takes rows read from the quarantine table into the hold set. Under `skip_event` they keep nobody waiting, but are known.
+    pub(super) fn remember_pending(&mut self, rows: Vec<PendingRow>) {
+        for row in rows {
+            self.holds.insert(row.position, row.pending);
+        }
+    }
+
+    /// Marks what the models refused for another try: a lookup changed.
+    pub(super) async fn retry_model_refusals(&mut self) -> Result<()> {
+        let partitions: Vec<Partition> = self.owned.keys().copied().collect();
+        let owner = self.stations.sink.owner().clone();
+        let rows = quarantine::pending(self.stations.sink.session().await?, &owner, &partitions).await?;
+        for row in rows {
+            if row.stage == "model" && row.pending.state == PendingState::Refused {
+                self.holds.insert(row.position, Pending { keys: row.pending.keys, state: PendingState::Retry });
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for marks of operators, then runs whatever may run, chunk by chunk.
+    pub(super) async fn rerun_due(&mut self) -> Result<()> {
+        if self.owned.is_empty() {
+            return Ok(());
+        }
+        let owner = self.stations.sink.owner().clone();
+        if quarantine::any_marked(self.stations.sink.session().await?, &owner).await? {
+            let partitions: Vec<Partition> = self.owned.keys().copied().collect();
+            let rows = quarantine::pending(self.stations.sink.session().await?, &owner, &partitions).await?;
+            let (given_up, rows): (Vec<PendingRow>, Vec<PendingRow>) = rows.into_iter().partition(|row| row.discard);
+            self.remember_pending(rows);
+            if !given_up.is_empty() {
+                self.discard(&given_up).await?;
+            }
+        }
+        while !self.stopping() {
+            let runnable = self.holds.runnable(AT_ONCE);
+            if runnable.is_empty() || !self.rerun(&runnable).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles records that an operator gave up: they count as refused for good and keep nobody waiting.
+    async fn discard(&mut self, rows: &[PendingRow]) -> Result<()> {
+        let settled = rows.iter().map(|row| Settled { position: row.position, into: SettledInto::Discarded }).collect();
+        let moved = |partition: Partition| {
+            let was_held = rows.iter().filter(|row| row.position.partition == partition && row.was_held).count() as i64;
+            SumChanges { refused: was_held, held: -was_held, ..SumChanges::default() }
+        };
+        let positions: Vec<Position> = rows.iter().map(|row| row.position).collect();
+        let latest = self.stations.engine.no_rows()?;
+        let work = Work {
+            id: token(),
+            advances: self.standing(&positions, moved),
+            latest: &latest,
+            late: Vec::new(),
+            quarantine: Vec::new(),
+            settled,
+        };
+        if let Applied::Committed(_) = self.commit(&work).await? {
+            for position in &positions {
+                self.holds.remove(*position);
+            }
+            tracing::info!(pipeline = self.settings.name, records = positions.len(), "quarantined records discarded");
+        }
+        Ok(())
+    }
+
+    /// Runs `positions` again in one transaction. `false` where there is no point in going on now.
+    async fn rerun(&mut self, positions: &[Position]) -> Result<bool> {
+        let owner = self.stations.sink.owner().clone();
+        let stored = quarantine::records(self.stations.sink.session().await?, &owner, positions).await?;
+        // Rows deleted by hand meanwhile leave the hold set; their users may go on.
+        let found: Vec<Position> = stored.iter().map(|record| record.position).collect();
+        for position in positions.iter().filter(|position| !found.contains(position)) {
+            self.holds.remove(*position);
+        }
+        let positions = found.as_slice();
+        if positions.is_empty() {
+            return Ok(true);
+        }
+        let decoded = self.stations.decoder.decode(stored.iter().map(|record| record.as_raw()))?;
+        let rerun: HashSet<Position> = positions.iter().copied().collect();
+        let nothing = RawBatch { topic: Arc::clone(&self.settings.topic), chunks: Vec::new() };
+        let mut forced = Vec::new();
+        loop {
+            let evaluation = self.evaluate(&nothing, &decoded, &forced, &rerun).await?;
+            let work = Work {
+                id: token(),
+                advances: self.standing(positions, |partition| {
+                    self.reclassified(
+                        &rerun,
+                        partition,
+                        evaluation.sums.iter().find(|sums| sums.partition == partition),
+                    )
+                }),
+                latest: &evaluation.latest,
+                // Late by design, not by the producer's fault: no evidence.
+                late: vec![false; evaluation.latest.num_rows()],
+                quarantine: Vec::new(),
+                settled: settle(positions, &evaluation),
+            };
+            match self.commit(&work).await? {
+                Applied::Committed(_) => {
+                    let progress = self.settle_in_memory(positions, &evaluation);
+                    let resolved = positions.len() - evaluation.refused.len() - evaluation.held.len();
+                    let (refused, held) = (evaluation.refused.len(), evaluation.held.len());
+                    tracing::info!(
+                        pipeline = self.settings.name,
+                        resolved,
+                        refused,
+                        held,
+                        "quarantined records run again"
+                    );
+                    self.health.update(|snapshot| {
+                        for advance in &work.advances {
+                            snapshot.totals.add(&advance.sums);
+                        }
+                    });
+                    return Ok(progress);
+                }
+                Applied::Refused(refusals) => forced.extend(refusals),
+                Applied::Lost(_) | Applied::Stopped => return Ok(false),
+            }
+        }
+    }
+
+    /// Advances that leave the positions where they are, for the partitions of `positions` that are ours.
+    fn standing(&self, positions: &[Position], sums: impl Fn(Partition) -> SumChanges) -> Vec<Advance> {
+        self.owned
+            .iter()
+            .filter(|(partition, _)| positions.iter().any(|position| position.partition == **partition))
+            .map(|(partition, owned)| Advance {
+                partition: *partition,
+                epoch: owned.epoch,
+                from: owned.next_offset,
+                to: owned.next_offset,
+                high_water_ns: None,
+                sums: sums(*partition),
+            })
+            .collect()
+    }
+
+    /// The records were read long ago; now they leave one class for another.
+    fn reclassified(
+        &self,
+        rerun: &HashSet<Position>,
+        partition: Partition,
+        sums: Option<&PartitionSums>,
+    ) -> SumChanges {
+        let mut changes = sums.map(sum_changes).unwrap_or_default();
+        let mine = rerun.iter().filter(|position| position.partition == partition);
+        let (mut were_held, mut were_refused) = (0, 0);
+        for position in mine {
+            if self.holds.get(*position).is_some_and(|pending| pending.state == PendingState::Held) {
+                were_held += 1;
+            } else {
+                were_refused += 1;
+            }
+        }
+        changes.read = 0;
+        changes.held -= were_held;
+        changes.refused -= were_refused;
+        changes
+    }
+
+    /// The hold set follows what was committed; `false` if every record is where it was, so that running on would spin.
+    fn settle_in_memory(&mut self, positions: &[Position], evaluation: &Evaluation) -> bool {
+        for position in positions {
+            self.holds.remove(*position);
+        }
+        for refusal in &evaluation.refused {
+            self.holds.insert(refusal.position, Pending { keys: refusal.keys.clone(), state: PendingState::Refused });
+        }
+        for held in &evaluation.held {
+            self.holds.insert(held.position, Pending { keys: held.keys.clone(), state: PendingState::Held });
+        }
+        evaluation.refused.len() + evaluation.held.len() < positions.len() || !evaluation.refused.is_empty()
+    }
+}
+
+/// How each record stands after its re-run.
+fn settle(positions: &[Position], evaluation: &Evaluation) -> Vec<Settled> {
+    positions
+        .iter()
+        .map(|position| {
+            let refusal = evaluation.refused.iter().find(|refusal| refusal.position == *position);
+            let held = evaluation.held.iter().any(|held| held.position == *position);
+            let into = match (refusal, held) {
+                (Some(refusal), _) => SettledInto::Refused(refusal.clone()),
+                (None, true) => SettledInto::Held,
+                (None, false) => SettledInto::Resolved,
+            };
+            Settled { position: *position, into }
+        })
+        .collect()
+}

@@ -1,0 +1,297 @@
+//! What is due by the clock: marks in quarantine, changed lookups, expired tombstones, the interval's summary.
+//!
+//! None of it may stop the road: what fails for lack of a database is left for the next time.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Pipeline, policy, sum_changes};
+use crate::error::Result;
+use crate::record::RawBatch;
+use crate::sink::session::Connector;
+use crate::sink::summary::{self, Summary};
+use crate::sink::{self, Superseded};
+use crate::work::Evaluation;
+
+const LOOK_AT_MARKS: Duration = Duration::from_secs(1);
+const LOOK_AT_LOOKUPS: Duration = Duration::from_secs(2);
+const SWEEP_TOMBSTONES: Duration = Duration::from_secs(10);
+
+/// What the sink said about a committed batch.
+#[derive(Debug, Default)]
+pub(super) struct Committed {
+    pub superseded: Vec<Superseded>,
+    pub out_of_order: usize,
+    pub retries: u32,
+}
+
+/// Time per station of one batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Times {
+    pub decode: Duration,
+    pub sql: Duration,
+    pub sink: Duration,
+}
+
+/// A lookup that may change while we run.
+#[derive(Debug, Clone)]
+pub struct Lookup {
+    pub name: String,
+    pub key: Vec<String>,
+    pub origin: Origin,
+}
+
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// Read again when its modification time changes.
+    File(PathBuf),
+    /// Asked again every so often.
+    MySql { query: String, refresh: Duration },
+}
+
+/// All lookups of a pipeline, and when each was last looked at.
+pub struct Lookups {
+    pub connector: Connector,
+    entries: Vec<(Lookup, Instant, Option<SystemTime>)>,
+}
+
+impl Lookups {
+    pub fn new(connector: Connector, lookups: Vec<Lookup>) -> Self {
+        let entries = lookups.into_iter().map(|lookup| {
+            let modified = modified(&lookup.origin);
+            (lookup, Instant::now(), modified)
+        });
+        Self { connector, entries: entries.collect() }
+    }
+}
+
+fn modified(origin: &Origin) -> Option<SystemTime> {
+    match origin {
+        Origin::File(path) => std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok(),
+        Origin::MySql { .. } => None,
+    }
+}
+
+/// Clocks of one pipeline.
+pub(super) struct Upkeep {
+    metrics_interval: Duration,
+    marks: Instant,
+    lookups: Instant,
+    tombstones: Instant,
+    summary_due: Instant,
+    summary: Summary,
+    newest_event_ns: Option<i64>,
+}
+
+impl Upkeep {
+    pub(super) fn new(metrics_interval: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            metrics_interval,
+            marks: now + LOOK_AT_MARKS,
+            lookups: now + LOOK_AT_LOOKUPS,
+            tombstones: now + SWEEP_TOMBSTONES,
+            summary_due: now + metrics_interval,
+            summary: Summary { start_us: now_us(), ..Summary::default() },
+            newest_event_ns: None,
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Instant {
+        self.marks.min(self.lookups).min(self.tombstones).min(self.summary_due)
+    }
+}
+
+impl Pipeline {
+    pub(super) async fn upkeep_due(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if now >= self.upkeep.marks {
+            self.upkeep.marks = now + LOOK_AT_MARKS;
+            let done = self.rerun_due().await;
+            self.tolerate("looking at the quarantine", done)?;
+        }
+        if now >= self.upkeep.lookups {
+            self.upkeep.lookups = now + LOOK_AT_LOOKUPS;
+            let done = self.refresh_lookups().await;
+            self.tolerate("refreshing lookups", done)?;
+        }
+        if now >= self.upkeep.tombstones && !self.owned.is_empty() {
+            self.upkeep.tombstones = now + SWEEP_TOMBSTONES;
+            let done = self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop);
+            self.tolerate("expiring tombstones", done)?;
+        }
+        if now >= self.upkeep.summary_due {
+            self.write_summary().await;
+        }
+        Ok(())
+    }
+
+    /// Errors that pass by themselves are logged and left for the next time.
+    fn tolerate(&self, doing: &str, done: Result<()>) -> Result<()> {
+        let Err(error) = done else { return Ok(()) };
+        if matches!(policy::after(error.kind), policy::Move::Halt | policy::Move::Crash) {
+            return Err(error);
+        }
+        tracing::warn!(pipeline = self.settings.name, reason = %error, "{doing} has to wait");
+        Ok(())
+    }
+
+    /// Reads changed lookups and swaps them in between two batches; the last good one stays if that fails.
+    async fn refresh_lookups(&mut self) -> Result<()> {
+        let mut changed = false;
+        for index in 0..self.stations.lookups.entries.len() {
+            let (lookup, looked, known) = self.stations.lookups.entries[index].clone();
+            let replaced = match &lookup.origin {
+                Origin::File(path) => {
+                    let found = modified(&lookup.origin);
+                    if found == known || found.is_none() {
+                        continue;
+                    }
+                    self.stations.lookups.entries[index].2 = found;
+                    self.stations.engine.reload_lookup(&lookup.name, path)
+                }
+                Origin::MySql { refresh, .. } if looked.elapsed() < *refresh => continue,
+                Origin::MySql { query, .. } => {
+                    self.stations.lookups.entries[index].1 = Instant::now();
+                    let table = sink::lookup::read(&self.stations.lookups.connector, query).await?;
+                    self.stations.engine.set_lookup(&lookup.name, table)
+                }
+            };
+            match replaced {
+                Ok(news) => changed |= news,
+                Err(faults) => {
+                    let reasons: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
+                    let (pipeline, lookup) = (self.settings.name.as_str(), lookup.name.as_str());
+                    tracing::error!(
+                        pipeline,
+                        lookup,
+                        reason = reasons.join("; "),
+                        "lookup not replaced, the last good one stays"
+                    );
+                }
+            }
+        }
+        if changed {
+            tracing::info!(
+                pipeline = self.settings.name,
+                "lookup changed: records that the models refused are tried again"
+            );
+            self.retry_model_refusals().await?;
+            self.rerun_due().await?;
+        }
+        Ok(())
+    }
+
+    /// One line per sink cycle, and the figures for the interval.
+    pub(super) fn report(&mut self, raw: &RawBatch, evaluation: &Evaluation, committed: &Committed, times: Times) {
+        let mut sums = crate::sink::positions::SumChanges::default();
+        for partition in &evaluation.sums {
+            sums.add(&sum_changes(partition));
+            self.upkeep.newest_event_ns = self.upkeep.newest_event_ns.max(partition.high_water_ns);
+        }
+        for lost in &committed.superseded {
+            sums.upserted -= lost.upserts;
+            sums.deleted -= lost.deletes;
+            sums.superseded += lost.upserts + lost.deletes;
+        }
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let (lag, freshness) = (self.lag(), self.freshness_ms());
+        let summary = &mut self.upkeep.summary;
+        summary.transactions += 1;
+        summary.retries += u64::from(committed.retries);
+        summary.sums.add(&sums);
+        summary.out_of_order += committed.out_of_order as u64;
+        summary.bytes_read += raw.byte_len() as u64;
+        summary.decode_ms += ms(times.decode);
+        summary.sql_ms += ms(times.sql);
+        summary.sink_ms += ms(times.sink);
+        if !evaluation.metrics.is_empty() {
+            summary.extra = Some(serde_json::Value::Object(evaluation.metrics.clone()).to_string());
+        }
+        let buffered = self.stations.source.stats().buffered_bytes;
+        self.health.update(|snapshot| {
+            snapshot.totals.add(&sums);
+            snapshot.transactions += 1;
+            snapshot.out_of_order += committed.out_of_order as u64;
+            snapshot.lag_records = lag;
+            snapshot.freshness_ms = freshness;
+            snapshot.buffered_bytes = buffered;
+        });
+        tracing::info!(
+            pipeline = self.settings.name,
+            read = sums.read,
+            ignored = sums.ignored,
+            refused = sums.refused,
+            held = sums.held,
+            accepted = sums.accepted,
+            upserted = sums.upserted,
+            deleted = sums.deleted,
+            superseded = sums.superseded,
+            out_of_order = committed.out_of_order,
+            decode_ms = ms(times.decode),
+            sql_ms = ms(times.sql),
+            sink_ms = ms(times.sink),
+            lag,
+            freshness_ms = freshness,
+            retries = committed.retries,
+            "batch applied"
+        );
+    }
+
+    /// Records between our positions and the ends of our partitions, as of a few seconds ago.
+    fn lag(&self) -> Option<i64> {
+        let stats = self.stations.source.stats();
+        let mut lag = None;
+        for known in &stats.partitions {
+            if let (Some(owned), Some(end)) = (self.owned.get(&known.assignment.partition), known.end) {
+                *lag.get_or_insert(0) += (end - owned.next_offset).max(0);
+            }
+        }
+        lag
+    }
+
+    fn freshness_ms(&self) -> Option<i64> {
+        self.upkeep.newest_event_ns.map(|newest| now_us() / 1000 - newest / 1_000_000)
+    }
+
+    /// Writes the interval's row, if anything was known of it, and begins the next interval. Best effort.
+    pub(super) async fn write_summary(&mut self) {
+        self.upkeep.summary_due = Instant::now() + self.upkeep.metrics_interval;
+        let (lag, freshness) = (self.lag(), self.freshness_ms());
+        let next = Summary { start_us: now_us(), ..Summary::default() };
+        let mut summary = std::mem::replace(&mut self.upkeep.summary, next);
+        summary.end_us = now_us();
+        summary.lag_records = lag;
+        summary.freshness_ms = freshness;
+        self.health.update(|snapshot| (snapshot.lag_records, snapshot.freshness_ms) = (lag, freshness));
+        let seconds = (summary.end_us - summary.start_us) as f64 / 1e6;
+        tracing::info!(
+            pipeline = self.settings.name,
+            seconds,
+            transactions = summary.transactions,
+            retries = summary.retries,
+            read = summary.sums.read,
+            upserted = summary.sums.upserted,
+            deleted = summary.sums.deleted,
+            refused = summary.sums.refused,
+            held = summary.sums.held,
+            out_of_order = summary.out_of_order,
+            lag,
+            freshness_ms = freshness,
+            "interval"
+        );
+        let owner = self.stations.sink.owner().clone();
+        let written = match self.stations.sink.session().await {
+            Ok(session) => summary::write(session, &owner, &summary).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            tracing::warn!(pipeline = self.settings.name, reason = %error, "the interval's row could not be written");
+        }
+    }
+}
+
+/// Microseconds since 1970 UTC.
+fn now_us() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}

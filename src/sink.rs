@@ -1,0 +1,301 @@
+//! Sink: shaped rows in, one MySQL transaction out.
+//!
+//! What comes in is a [`Work`]: the rows of a batch, one per key, with the positions they move, the records they refuse and hold, and
+//! the sums. What goes out is all of it together or nothing of it (P2), at most once (P3): the transaction begins with a
+//! compare-and-swap of the positions, and a COMMIT whose answer is lost is settled by reading them back ([`Sink::fate`]).
+//!
+//! After `Ok(Outcome::Committed)` everything is durable. After any other outcome and after any `Err` nothing of it is, except that
+//! [`Kind::CommitUnknown`] means "ask [`Sink::fate`] before anything else". The sink never retries by itself and is safe to drop
+//! in the middle: the session goes with it. Rows are staged before the transaction begins, so that locks are held only while the
+//! server itself works.
+
+mod encode;
+pub mod inspect;
+pub mod lookup;
+mod merge;
+pub mod migrate;
+pub mod positions;
+pub mod quarantine;
+mod quoting;
+mod refused_rows;
+pub mod server_error;
+pub mod session;
+mod stage;
+pub mod status;
+pub mod summary;
+pub mod tables;
+mod tombstones;
+
+use arrow::array::{AsArray, RecordBatch};
+
+use self::merge::Merge;
+pub use self::merge::Superseded;
+use self::positions::{Advance, Fate, Owner, Token};
+use self::quarantine::{Quarantined, Settled};
+use self::quoting::binary;
+use self::session::{Connector, Session, StatementError};
+pub use self::stage::RowFault;
+use self::stage::{Filled, Stage};
+use crate::diagnostic::Diagnostic;
+use crate::error::{Error, Kind, Result};
+use crate::position::Version;
+use crate::target::Target;
+use crate::work::OutOfOrder;
+
+/// Everything that one transaction contains.
+#[derive(Debug)]
+pub struct Work<'a> {
+    /// Random; stands in the positions rows afterwards, so that a lost answer can be settled.
+    pub id: Token,
+    /// Ascending by partition, balanced (P4).
+    pub advances: Vec<Advance>,
+    /// See [`crate::work::Evaluation::latest`].
+    pub latest: &'a RecordBatch,
+    /// Per row of `latest`: whether what is stored of its key is wanted for the evidence.
+    pub late: Vec<bool>,
+    pub quarantine: Vec<Quarantined<'a>>,
+    pub settled: Vec<Settled>,
+}
+
+/// What became of a transaction that was not broken off by an error.
+#[derive(Debug)]
+pub enum Outcome {
+    Committed {
+        superseded: Vec<Superseded>,
+        out_of_order: usize,
+    },
+    /// Nothing was applied: the server would change or refuse these rows. Empty where it can't say which.
+    Rows(Vec<RowFault>),
+    /// Nothing was applied: a position is not where this work begins.
+    Lost(Fate),
+}
+
+/// What is stored of a late row's key: row of `latest`, newest version.
+pub type Known = Vec<(usize, Option<Version>)>;
+
+/// One writer session and the statements for one target. See the module page.
+pub struct Sink {
+    connector: Connector,
+    owner: Owner,
+    key: Vec<String>,
+    session: Option<Session>,
+    prepared: Option<Prepared>,
+    tombstones: tombstones::Sweep,
+}
+
+struct Prepared {
+    target: Target,
+    stage: Stage,
+    merge: Merge,
+}
+
+impl Sink {
+    pub fn new(connector: Connector, owner: Owner, key: Vec<String>) -> Self {
+        Self { connector, owner, key, session: None, prepared: None, tombstones: tombstones::Sweep::default() }
+    }
+
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// The target as the server describes it; its faults where it can't be used.
+    pub async fn inspect(&mut self, table: &str) -> Result<std::result::Result<Target, Vec<Diagnostic>>> {
+        let key = self.key.clone();
+        let found = inspect::target(self.session().await?, table, &key).await?;
+        if let Ok(target) = &found {
+            let (stage, merge) = (Stage::new(target), Merge::new(target, &self.owner.pipeline));
+            self.prepared = Some(Prepared { target: target.clone(), stage, merge });
+        }
+        Ok(found)
+    }
+
+    /// The session, opened anew where the last one was given up.
+    pub async fn session(&mut self) -> Result<&mut Session> {
+        if self.session.as_ref().is_none_or(Session::broken) {
+            self.session = Some(self.connector.connect().await?);
+        }
+        self.session.as_mut().ok_or_else(|| Error::new(Kind::Bug, "no session after connecting"))
+    }
+
+    /// Gives the session up, whatever it was doing.
+    pub fn disconnect(&mut self) {
+        self.session = None;
+    }
+
+    /// Applies `work` in one transaction; `evidence` turns what is known of late rows' keys into out-of-order events.
+    pub async fn apply(
+        &mut self,
+        work: &Work<'_>,
+        evidence: &mut impl AsyncFnMut(Known) -> Result<Vec<OutOfOrder>>,
+    ) -> Result<Outcome> {
+        debug_assert!(work.advances.iter().all(|advance| advance.sums.balances()), "P4");
+        self.session().await?;
+        let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_ref()) else {
+            return Err(Error::new(Kind::Bug, "apply before the target was inspected"));
+        };
+        let (upserts, deletes) = count_rows(work.latest)?;
+        let mut out_of_order = Vec::new();
+        if upserts + deletes > 0 {
+            if let Filled::Refused(faults) = stage_rows(session, prepared, work.latest, &work.late).await? {
+                return Ok(Outcome::Rows(faults));
+            }
+            if work.late.contains(&true) {
+                let known = prepared.merge.known(session).await.map_err(StatementError::into_error)?;
+                out_of_order = evidence(known).await?;
+            }
+        }
+        // All text is made before the transaction begins: nobody waits for our locks while we write strings.
+        let byte_limit = session.facts.max_allowed_packet / 2;
+        let swap = self.owner.swap(&work.advances, &work.id);
+        let mut records = quarantine::inserts(&self.owner, &work.quarantine, byte_limit.min(4 << 20));
+        records.extend(quarantine::settlements(&self.owner, &work.settled));
+        records.extend(evidence_inserts(&self.owner, &out_of_order));
+        let body = Body {
+            swap: &swap,
+            rows: work.advances.len(),
+            records: &records,
+            merge: &prepared.merge,
+            upserts,
+            deletes,
+        };
+        match transaction(session, &self.owner, &body).await {
+            Ok(Some(superseded)) => match session.run("COMMIT").await {
+                Ok(_) => Ok(Outcome::Committed { superseded, out_of_order: out_of_order.len() }),
+                Err(error) => {
+                    // Whatever the answer was, the transaction's fate is read from the positions, on a new connection.
+                    session.abandon();
+                    let mut error = error.into_error();
+                    error.kind = Kind::CommitUnknown;
+                    Err(error.at("COMMIT"))
+                }
+            },
+            Ok(None) => {
+                session.rollback().await;
+                self.fate(&work.advances, &work.id).await.map(Outcome::Lost)
+            }
+            Err(error) => {
+                session.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// What became of a transaction in doubt; reads with locks, on a connection that is known to be the writer's.
+    pub async fn fate(&mut self, advances: &[Advance], transaction: &Token) -> Result<Fate> {
+        let owner = self.owner.clone();
+        owner.fate(self.session().await?, advances, transaction).await
+    }
+
+    /// Which rows of `latest` the server refuses in the merge itself (CHECK, foreign key, trigger), found by trying parts of the batch
+    /// in transactions that are rolled back. Only sensible while the server is healthy: any other error ends the search.
+    pub async fn refused_rows(&mut self, latest: &RecordBatch) -> Result<Vec<RowFault>> {
+        self.session().await?;
+        let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_ref()) else {
+            return Err(Error::new(Kind::Bug, "search before the target was inspected"));
+        };
+        refused_rows::search(session, prepared, latest).await
+    }
+
+    /// Deletes some tombstones older than `retention`; each call continues where the last one ended.
+    pub async fn sweep_tombstones(&mut self, retention: std::time::Duration) -> Result<u64> {
+        self.session().await?;
+        match self.session.as_mut() {
+            Some(session) => self.tombstones.step(session, &self.owner.pipeline, retention).await,
+            None => Ok(0),
+        }
+    }
+}
+
+/// Statements of one transaction between START TRANSACTION and COMMIT.
+struct Body<'a> {
+    swap: &'a str,
+    rows: usize,
+    records: &'a [String],
+    merge: &'a Merge,
+    upserts: usize,
+    deletes: usize,
+}
+
+/// Runs all but COMMIT; `None` where the compare-and-swap found a position elsewhere.
+async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> Result<Option<Vec<Superseded>>> {
+    // Only statements that carry the batch's rows may be refused for a row's sake.
+    let operator = |error: StatementError| {
+        let mut error = error.into_error();
+        if error.kind == Kind::RowRefused {
+            error.kind = Kind::SinkConfig;
+        }
+        error
+    };
+    session.run("START TRANSACTION").await.map_err(operator)?;
+    let swapped = session.run(body.swap).await.map_err(operator)?;
+    if swapped.affected != body.rows as u64 {
+        return Ok(None);
+    }
+    let mut superseded = Vec::new();
+    if body.upserts + body.deletes > 0 {
+        superseded = body.merge.run(session, body.upserts, body.deletes).await.map_err(StatementError::into_error)?;
+    }
+    for lost in &superseded {
+        session.run(&owner.correct(lost.partition, lost.upserts, lost.deletes)).await.map_err(operator)?;
+    }
+    for statement in body.records {
+        session.run(statement).await.map_err(operator)?;
+    }
+    Ok(Some(superseded))
+}
+
+/// Fills the stage; taken up again once where the server has just refused `LOAD DATA LOCAL`.
+async fn stage_rows(session: &mut Session, prepared: &Prepared, rows: &RecordBatch, late: &[bool]) -> Result<Filled> {
+    let filled = async {
+        prepared.stage.clear(session).await?;
+        match prepared.stage.fill(session, &prepared.target, rows, late).await? {
+            Filled::NoLocalInfile => {
+                prepared.stage.clear(session).await?;
+                prepared.stage.fill(session, &prepared.target, rows, late).await
+            }
+            filled => Ok(filled),
+        }
+    }
+    .await;
+    filled.map_err(StatementError::into_error)
+}
+
+/// Upserts and deletes in a batch.
+fn count_rows(latest: &RecordBatch) -> Result<(usize, usize)> {
+    let deleted = latest
+        .column_by_name("_deleted")
+        .and_then(|column| column.as_boolean_opt())
+        .ok_or_else(|| Error::new(Kind::Bug, "latest carries no _deleted column"))?;
+    let deletes = deleted.true_count();
+    Ok((latest.num_rows() - deletes, deletes))
+}
+
+fn evidence_inserts(owner: &Owner, events: &[OutOfOrder]) -> Vec<String> {
+    let (pipeline, topic) = (positions::text_ascii(&owner.pipeline), positions::text_ascii(&owner.topic));
+    events
+        .chunks(1000)
+        .map(|chunk| {
+            let rows: Vec<String> = chunk
+                .iter()
+                .map(|event| {
+                    format!(
+                        "({pipeline}, {topic}, {}, {}, {}, {}, {}, {}, {}, UTC_TIMESTAMP(6))",
+                        event.position.partition,
+                        event.position.offset,
+                        binary(event.key.0.as_bytes()),
+                        event.ts_ns,
+                        event.known.ts_ns,
+                        event.known.partition,
+                        event.known.offset,
+                    )
+                })
+                .collect();
+            format!(
+                "INSERT INTO {} (pipeline, topic, kafka_partition, kafka_offset, event_key, event_ts_ns, newest_ts_ns, newest_partition, \
+                 newest_offset, detected) VALUES {} ON DUPLICATE KEY UPDATE detected = VALUES(detected)",
+                tables::OUT_OF_ORDER,
+                rows.join(", ")
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,395 @@
+//! Arrow values as MySQL reads them: lines for `LOAD DATA LOCAL`, literals for multi-row INSERT.
+//!
+//! A value is written exactly or refused ([`RowFault`]); nothing is rounded, cut or clamped here. Times are UTC. Text is escaped
+//! where it can end a field: TAB, LF, backslash and NUL in lines; quote, backslash and NUL in literals.
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, DecimalType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+    Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use bytes::Bytes;
+
+use super::stage::RowFault;
+use crate::target::{Holds, Target};
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A field of a `LOAD DATA` line.
+    Field,
+    /// An SQL literal.
+    Literal,
+}
+
+/// A batch in the layout that `sink` is given: the target's columns, `_deleted`, and the version.
+pub struct Rows<'a> {
+    columns: Vec<(&'a str, &'a ArrayRef, Holds)>,
+    key_len: usize,
+    deleted: &'a BooleanArray,
+    versions: [&'a ArrayRef; 3],
+    late: &'a [bool],
+    len: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn new(target: &'a Target, rows: &'a RecordBatch, late: &'a [bool]) -> Result<Self, RowFault> {
+        let missing = |name: &str| RowFault {
+            row: 0,
+            column: Some(name.to_owned()),
+            reason: format!("the model latest yields no column {name}"),
+        };
+        let by_name = |name: &'a str| rows.column_by_name(name).ok_or_else(|| missing(name));
+        let mut columns = Vec::with_capacity(target.columns.len());
+        for column in &target.columns {
+            columns.push((column.name.as_str(), by_name(&column.name)?, column.holds));
+        }
+        Ok(Self {
+            columns,
+            key_len: target.key_len,
+            deleted: by_name("_deleted")?.as_boolean_opt().ok_or_else(|| missing("_deleted"))?,
+            versions: [by_name("cdc_ts")?, by_name("cdc_partition")?, by_name("cdc_offset")?],
+            late,
+            len: rows.num_rows(),
+        })
+    }
+
+    fn write(&self, out: &mut Vec<u8>, row: usize, form: Form) -> Result<(), RowFault> {
+        let separator = if form == Form::Field { b'\t' } else { b',' };
+        let deleted = self.deleted.is_valid(row) && self.deleted.value(row);
+        out.extend_from_slice(row.to_string().as_bytes());
+        out.push(separator);
+        out.push(if self.late.get(row).copied().unwrap_or(false) { b'1' } else { b'0' });
+        out.push(separator);
+        let mut key = Vec::new();
+        self.write_key(&mut key, row)?;
+        write_bytes(out, &key, form);
+        out.push(separator);
+        out.extend_from_slice(match (deleted, form) {
+            (true, Form::Field) => b"d",
+            (false, Form::Field) => b"u",
+            (true, Form::Literal) => b"'d'",
+            (false, Form::Literal) => b"'u'",
+        });
+        for (index, (name, array, holds)) in self.columns.iter().enumerate() {
+            out.push(separator);
+            if deleted && index >= self.key_len {
+                out.extend_from_slice(if form == Form::Field { b"\\N" } else { b"NULL" });
+            } else {
+                write_value(out, array, row, *holds, form).map_err(|reason| RowFault {
+                    row,
+                    column: Some((*name).to_owned()),
+                    reason,
+                })?;
+            }
+        }
+        for array in self.versions {
+            out.push(separator);
+            write_value(out, array, row, Holds::Other, form).map_err(|reason| RowFault {
+                row,
+                column: None,
+                reason,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The key as one string of bytes: a single column's text as it is; several columns' texts joined by two NULs, a NUL within one
+    /// written as NUL FF, so that different keys are different bytes.
+    fn write_key(&self, out: &mut Vec<u8>, row: usize) -> Result<(), RowFault> {
+        for (index, (name, array, _)) in self.columns.iter().take(self.key_len).enumerate() {
+            let fault = |reason| RowFault { row, column: Some((*name).to_owned()), reason };
+            if array.is_null(row) {
+                return Err(fault("a key is NULL".to_owned()));
+            }
+            if index > 0 {
+                out.extend_from_slice(&[0, 0]);
+            }
+            let mut part = Vec::new();
+            match array.data_type() {
+                DataType::Utf8 => part.extend_from_slice(array.as_string::<i32>().value(row).as_bytes()),
+                DataType::Binary => part.extend_from_slice(array.as_binary::<i32>().value(row)),
+                _ => write_value(&mut part, array, row, Holds::Other, Form::Field).map_err(fault)?,
+            }
+            if self.key_len == 1 {
+                out.append(&mut part);
+            } else {
+                for byte in part {
+                    out.push(byte);
+                    if byte == 0 {
+                        out.push(0xff);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A batch as the text of a `LOAD DATA` file.
+pub struct Lines;
+
+impl Lines {
+    pub fn encode(target: &Target, rows: &RecordBatch, late: &[bool]) -> Result<Bytes, RowFault> {
+        let rows = Rows::new(target, rows, late)?;
+        let mut out = Vec::with_capacity(rows.len * 160);
+        for row in 0..rows.len {
+            rows.write(&mut out, row, Form::Field)?;
+            out.push(b'\n');
+        }
+        Ok(Bytes::from(out))
+    }
+}
+
+/// A batch as rows of a multi-row INSERT.
+pub struct Literals<'a>(Rows<'a>);
+
+impl<'a> Literals<'a> {
+    pub fn new(target: &'a Target, rows: &'a RecordBatch, late: &'a [bool]) -> Result<Self, RowFault> {
+        Rows::new(target, rows, late).map(Self)
+    }
+
+    /// Appends `(v1,v2,..)`.
+    pub fn push_row(&self, sql: &mut String, row: usize) -> Result<(), RowFault> {
+        let mut out = Vec::with_capacity(256);
+        out.push(b'(');
+        self.0.write(&mut out, row, Form::Literal)?;
+        out.push(b')');
+        match std::str::from_utf8(&out) {
+            Ok(text) => sql.push_str(text),
+            Err(_) => return Err(RowFault { row, column: None, reason: "text is not UTF-8".to_owned() }),
+        }
+        Ok(())
+    }
+}
+
+fn write_value(out: &mut Vec<u8>, array: &ArrayRef, row: usize, holds: Holds, form: Form) -> Result<(), String> {
+    if array.is_null(row) {
+        out.extend_from_slice(if form == Form::Field { b"\\N" } else { b"NULL" });
+        return Ok(());
+    }
+    let mut number = |text: String| out.extend_from_slice(text.as_bytes());
+    match array.data_type() {
+        DataType::Utf8 => write_text(out, array.as_string::<i32>().value(row), form),
+        DataType::LargeUtf8 => write_text(out, array.as_string::<i64>().value(row), form),
+        DataType::Utf8View => write_text(out, array.as_string_view().value(row), form),
+        DataType::Int8 => number(array.as_primitive::<Int8Type>().value(row).to_string()),
+        DataType::Int16 => number(array.as_primitive::<Int16Type>().value(row).to_string()),
+        DataType::Int32 => number(array.as_primitive::<Int32Type>().value(row).to_string()),
+        DataType::Int64 => number(array.as_primitive::<Int64Type>().value(row).to_string()),
+        DataType::UInt8 => number(array.as_primitive::<UInt8Type>().value(row).to_string()),
+        DataType::UInt16 => number(array.as_primitive::<UInt16Type>().value(row).to_string()),
+        DataType::UInt32 => number(array.as_primitive::<UInt32Type>().value(row).to_string()),
+        DataType::UInt64 => number(array.as_primitive::<UInt64Type>().value(row).to_string()),
+        DataType::Float32 => {
+            let value = array.as_primitive::<Float32Type>().value(row);
+            number(finite(f64::from(value), value.to_string())?);
+        }
+        DataType::Float64 => {
+            let value = array.as_primitive::<Float64Type>().value(row);
+            number(finite(value, format!("{value:?}"))?);
+        }
+        DataType::Boolean => out.push(if array.as_boolean().value(row) { b'1' } else { b'0' }),
+        DataType::Decimal128(precision, scale) => {
+            number(Decimal128Type::format_decimal(
+                array.as_primitive::<Decimal128Type>().value(row),
+                *precision,
+                *scale,
+            ));
+        }
+        DataType::Date32 => {
+            let days = i64::from(array.as_primitive::<Date32Type>().value(row));
+            let text = instant(i128::from(days) * 86_400_000_000_000)?.strftime("%Y-%m-%d").to_string();
+            write_quoted(out, &text, form);
+        }
+        DataType::Timestamp(unit, _) => {
+            let ns = match unit {
+                TimeUnit::Second => i128::from(array.as_primitive::<TimestampSecondType>().value(row)) * 1_000_000_000,
+                TimeUnit::Millisecond => {
+                    i128::from(array.as_primitive::<TimestampMillisecondType>().value(row)) * 1_000_000
+                }
+                TimeUnit::Microsecond => {
+                    i128::from(array.as_primitive::<TimestampMicrosecondType>().value(row)) * 1_000
+                }
+                TimeUnit::Nanosecond => i128::from(array.as_primitive::<TimestampNanosecondType>().value(row)),
+            };
+            write_quoted(out, &date_time(ns, holds)?, form);
+        }
+        DataType::Binary => write_bytes(out, array.as_binary::<i32>().value(row), form),
+        DataType::LargeBinary => write_bytes(out, array.as_binary::<i64>().value(row), form),
+        other => return Err(format!("values of type {other} can't be sent to MySQL")),
+    }
+    Ok(())
+}
+
+/// `YYYY-MM-DD HH:MM:SS.ffffff` in UTC with as many digits as the column keeps; refused where digits would be lost, because one
+/// server rounds them and the other cuts them.
+fn date_time(ns: i128, holds: Holds) -> Result<String, String> {
+    let digits = if let Holds::DateTime { digits } = holds { digits.min(6) } else { 6 };
+    let step = 10_i128.pow(u32::from(9 - digits));
+    if ns.rem_euclid(step) != 0 {
+        return Err(format!("the time has more than the {digits} digits after the second that the column keeps"));
+    }
+    let time = instant(ns)?;
+    let text = time.strftime("%Y-%m-%d %H:%M:%S").to_string();
+    if digits == 0 {
+        return Ok(text);
+    }
+    let fraction = ns.rem_euclid(1_000_000_000) / step;
+    Ok(format!("{text}.{fraction:0width$}", width = usize::from(digits)))
+}
+
+fn instant(ns: i128) -> Result<jiff::Timestamp, String> {
+    let time = jiff::Timestamp::from_nanosecond(ns).map_err(|_| "the time is out of range".to_owned())?;
+    // The servers know the years 1000 to 9999.
+    if time < jiff::Timestamp::UNIX_EPOCH - jiff::SignedDuration::from_secs(30_610_224_000) {
+        return Err("the time is before the year 1000".to_owned());
+    }
+    Ok(time)
+}
+
+fn finite(value: f64, text: String) -> Result<String, String> {
+    if value.is_finite() { Ok(text) } else { Err("the number is not finite".to_owned()) }
+}
+
+fn write_quoted(out: &mut Vec<u8>, text: &str, form: Form) {
+    if form == Form::Literal {
+        out.push(b'\'');
+    }
+    out.extend_from_slice(text.as_bytes());
+    if form == Form::Literal {
+        out.push(b'\'');
+    }
+}
+
+fn write_text(out: &mut Vec<u8>, text: &str, form: Form) {
+    let special: fn(u8) -> Option<u8> = match form {
+        Form::Field => |byte| match byte {
+            b'\t' => Some(b't'),
+            b'\n' => Some(b'n'),
+            b'\\' => Some(b'\\'),
+            0 => Some(b'0'),
+            _ => None,
+        },
+        Form::Literal => |byte| match byte {
+            b'\'' => Some(b'\''),
+            b'\\' => Some(b'\\'),
+            0 => Some(b'0'),
+            _ => None,
+        },
+    };
+    if form == Form::Literal {
+        out.push(b'\'');
+    }
+    let bytes = text.as_bytes();
+    let mut start = 0;
+    for (index, byte) in bytes.iter().enumerate() {
+        if let Some(replacement) = special(*byte) {
+            out.extend_from_slice(&bytes[start..index]);
+            out.extend_from_slice(&[b'\\', replacement]);
+            start = index + 1;
+        }
+    }
+    out.extend_from_slice(&bytes[start..]);
+    if form == Form::Literal {
+        out.push(b'\'');
+    }
+}
+
+fn write_bytes(out: &mut Vec<u8>, bytes: &[u8], form: Form) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    if form == Form::Literal {
+        if bytes.is_empty() {
+            out.extend_from_slice(b"''");
+            return;
+        }
+        out.extend_from_slice(b"x'");
+    }
+    for byte in bytes {
+        out.push(DIGITS[usize::from(byte >> 4)]);
+        out.push(DIGITS[usize::from(byte & 15)]);
+    }
+    if form == Form::Literal {
+        out.push(b'\'');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int32Array, Int64Array, StringArray, TimestampNanosecondArray};
+
+    use super::*;
+    use crate::target::Column;
+
+    fn target() -> Target {
+        let column =
+            |name: &str, holds| Column { name: name.to_owned(), ddl_type: String::new(), holds, nullable: true };
+        Target {
+            table: "t".to_owned(),
+            columns: vec![
+                column("id", Holds::Text { max_chars: 9, max_bytes: 9 }),
+                column("at", Holds::DateTime { digits: 3 }),
+            ],
+            key_len: 1,
+        }
+    }
+
+    fn rows(id: &str, at: i64, deleted: bool) -> RecordBatch {
+        RecordBatch::try_from_iter([
+            ("id", Arc::new(StringArray::from(vec![id])) as ArrayRef),
+            ("at", Arc::new(TimestampNanosecondArray::from(vec![at]))),
+            ("_deleted", Arc::new(BooleanArray::from(vec![deleted]))),
+            ("cdc_ts", Arc::new(Int64Array::from(vec![7]))),
+            ("cdc_partition", Arc::new(Int32Array::from(vec![1]))),
+            ("cdc_offset", Arc::new(Int64Array::from(vec![3]))),
+        ])
+        .unwrap()
+    }
+
+    #[test]
+    fn a_line_escapes_what_could_end_a_field() {
+        let lines = Lines::encode(&target(), &rows("a\tb\\c\nd", 1_700_000_000_123_000_000, false), &[true]).unwrap();
+        let text = std::str::from_utf8(&lines).unwrap();
+        assert_eq!(text, "0\t1\t6109625c630a64\tu\ta\\tb\\\\c\\nd\t2023-11-14 22:13:20.123\t7\t1\t3\n");
+    }
+
+    #[test]
+    fn a_literal_cannot_be_left() {
+        let (target, rows) = (target(), rows("o'k\\", 0, true));
+        let mut sql = String::new();
+        Literals::new(&target, &rows, &[false]).unwrap().push_row(&mut sql, 0).unwrap();
+        assert_eq!(sql, "(0,0,x'6f276b5c','d','o\\'k\\\\',NULL,7,1,3)");
+    }
+
+    #[test]
+    fn digits_that_the_column_does_not_keep_are_refused() {
+        let fault = Lines::encode(&target(), &rows("a", 1_700_000_000_123_456_000, false), &[false]).unwrap_err();
+        assert_eq!(fault.column.as_deref(), Some("at"));
+    }
+
+    #[test]
+    fn joined_keys_of_different_parts_differ() {
+        let join = |left: &str, right: &str| {
+            let mut target = target();
+            target.columns[1].holds = Holds::Text { max_chars: 9, max_bytes: 9 };
+            target.key_len = 2;
+            let batch = RecordBatch::try_from_iter([
+                ("id", Arc::new(StringArray::from(vec![left])) as ArrayRef),
+                ("at", Arc::new(StringArray::from(vec![right]))),
+                ("_deleted", Arc::new(BooleanArray::from(vec![false]))),
+                ("cdc_ts", Arc::new(Int64Array::from(vec![7]))),
+                ("cdc_partition", Arc::new(Int32Array::from(vec![1]))),
+                ("cdc_offset", Arc::new(Int64Array::from(vec![3]))),
+            ])
+            .unwrap();
+            let mut key = Vec::new();
+            Rows::new(&target, &batch, &[]).unwrap().write_key(&mut key, 0).unwrap();
+            key
+        };
+        assert_ne!(join("a\0", "b"), join("a", "\0b"));
+        assert_ne!(join("", "ab"), join("a", "b"));
+    }
+}

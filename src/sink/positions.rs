@@ -1,0 +1,408 @@
+//! The positions table: who owns a partition, where its reading stands, what became of its records.
+//!
+//! Offsets move only by compare-and-swap inside the data transaction ([`swap`]): the row must still stand where the batch
+//! began and still carry our epoch and token. That alone makes a second application of a range impossible (P3); epoch and token
+//! stop an instance that lost the partition without knowing it.
+
+use std::collections::BTreeMap;
+
+use mysql_async::Row;
+
+use super::quoting::{binary, optional_number, optional_text, text};
+use super::session::{Session, StatementError, bytes_at, int_at, text_at};
+use super::tables::POSITIONS;
+use crate::error::{Error, Kind, Result};
+use crate::position::Partition;
+
+/// Random name of one run of one instance (owner) or of one transaction.
+pub type Token = [u8; 16];
+
+/// Which topic in which cluster the offsets belong to; `None` where the broker can't tell.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TopicIdentity {
+    pub cluster_id: Option<String>,
+    pub topic_id: Option<String>,
+}
+
+/// A partition's row after this instance acquired it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub partition: Partition,
+    pub next_offset: i64,
+    pub epoch: i64,
+    pub high_water_ns: Option<i64>,
+    pub identity: TopicIdentity,
+}
+
+/// The change that one transaction makes to one partition's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance {
+    pub partition: Partition,
+    pub epoch: i64,
+    pub from: i64,
+    /// Equal to `from` for a transaction that only re-runs quarantined records.
+    pub to: i64,
+    pub high_water_ns: Option<i64>,
+    pub sums: SumChanges,
+}
+
+/// By how much the running sums move; negative where a quarantined record changes its class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SumChanges {
+    pub read: i64,
+    pub ignored: i64,
+    pub refused: i64,
+    pub held: i64,
+    pub accepted: i64,
+    pub changes: i64,
+    pub upserted: i64,
+    pub deleted: i64,
+    pub superseded: i64,
+}
+
+impl SumChanges {
+    /// P4: both sums balance, in every transaction.
+    pub fn balances(&self) -> bool {
+        self.read == self.ignored + self.refused + self.held + self.accepted
+            && self.changes == self.upserted + self.deleted + self.superseded
+    }
+
+    pub fn add(&mut self, other: &SumChanges) {
+        self.read += other.read;
+        self.ignored += other.ignored;
+        self.refused += other.refused;
+        self.held += other.held;
+        self.accepted += other.accepted;
+        self.changes += other.changes;
+        self.upserted += other.upserted;
+        self.deleted += other.deleted;
+        self.superseded += other.superseded;
+    }
+
+    fn columns(&self) -> [(&'static str, i64); 9] {
+        [
+            ("n_read", self.read),
+            ("n_ignored", self.ignored),
+            ("n_refused", self.refused),
+            ("n_held", self.held),
+            ("n_accepted", self.accepted),
+            ("n_changes", self.changes),
+            ("n_upserted", self.upserted),
+            ("n_deleted", self.deleted),
+            ("n_superseded", self.superseded),
+        ]
+    }
+}
+
+/// Whose rows, and who we are.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    pub pipeline: String,
+    pub topic: String,
+    pub token: Token,
+    /// Host and process, for people.
+    pub name: String,
+}
+
+/// What the positions say about a transaction whose fate was in doubt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It is there: don't apply it again.
+    Committed,
+    /// It is not there and never will be: apply it again.
+    NotCommitted,
+    /// Another instance owns one of these partitions now.
+    Fenced(Vec<Partition>),
+    /// The database stands at an earlier (or edited) position: read from there.
+    Moved(Vec<Partition>),
+}
+
+impl Owner {
+    fn is_mine(&self) -> String {
+        format!("pipeline = {} AND topic = {}", text_ascii(&self.pipeline), text_ascii(&self.topic))
+    }
+
+    /// Takes ownership of `partitions`: bumps each row's epoch and puts our token in it. Partitions without a row are missing
+    /// from the answer. Waits for a former owner's open transaction, which holds the row.
+    pub async fn acquire(&self, session: &mut Session, partitions: &[Partition]) -> Result<Vec<Stored>> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let chosen = format!("{} AND kafka_partition IN ({})", self.is_mine(), list(partitions));
+        let result = async {
+            session.run("START TRANSACTION").await?;
+            let bump = format!(
+                "UPDATE {POSITIONS} SET owner_epoch = owner_epoch + 1, owner_token = {}, owner = {} WHERE {chosen}",
+                binary(&self.token),
+                text(&self.name),
+            );
+            session.run(&bump).await?;
+            let select = format!(
+                "SELECT kafka_partition, next_offset, owner_epoch, high_water_ns, cluster_id, topic_id FROM {POSITIONS} WHERE {chosen} \
+                 ORDER BY kafka_partition FOR UPDATE"
+            );
+            let rows = session.rows(&select).await?;
+            session.run("COMMIT").await?;
+            Ok(rows)
+        }
+        .await;
+        match result {
+            Ok(rows) => rows.iter().map(stored).collect(),
+            Err(error) => {
+                session.rollback().await;
+                Err(StatementError::into_error(error).at("acquiring partitions"))
+            }
+        }
+    }
+
+    /// How many partitions of this topic have a position.
+    pub async fn count(&self, session: &mut Session) -> Result<usize> {
+        let sql = format!("SELECT COUNT(*) FROM {POSITIONS} WHERE {}", self.is_mine());
+        let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
+        Ok(rows.first().and_then(|row| int_at(row, 0)).and_then(|count| usize::try_from(count).ok()).unwrap_or(0))
+    }
+
+    /// Where every partition of this topic stands, whoever owns it.
+    pub async fn offsets(&self, session: &mut Session) -> Result<BTreeMap<Partition, i64>> {
+        let sql = format!("SELECT kafka_partition, next_offset FROM {POSITIONS} WHERE {}", self.is_mine());
+        let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
+        Ok(rows.iter().map(|row| (partition_at(row), int_at(row, 1).unwrap_or(0))).collect())
+    }
+
+    /// Gives a partition its first row, standing at `next_offset`. An error of kind [`Kind::Fenced`] if another instance was faster.
+    pub async fn create(
+        &self,
+        session: &mut Session,
+        partition: Partition,
+        next_offset: i64,
+        identity: &TopicIdentity,
+    ) -> Result<Stored> {
+        let sql = format!(
+            "INSERT INTO {POSITIONS} (pipeline, topic, kafka_partition, next_offset, cluster_id, topic_id, owner_epoch, owner_token, owner, \
+             transaction_id, updated) VALUES ({}, {}, {partition}, {next_offset}, {}, {}, 1, {}, {}, {}, UTC_TIMESTAMP(6))",
+            text_ascii(&self.pipeline),
+            text_ascii(&self.topic),
+            optional_text(identity.cluster_id.as_deref()),
+            optional_text(identity.topic_id.as_deref()),
+            binary(&self.token),
+            text(&self.name),
+            binary(&self.token),
+        );
+        match session.run(&sql).await {
+            Ok(_) => Ok(Stored { partition, next_offset, epoch: 1, high_water_ns: None, identity: identity.clone() }),
+            Err(error) if error.code == 1062 => {
+                Err(Error::new(Kind::Fenced, format!("another instance has just begun partition {partition}")))
+            }
+            Err(error) => Err(error.into_error().at("recording a first position")),
+        }
+    }
+
+    /// Notes cluster and topic where they were unknown so far.
+    pub async fn identify(
+        &self,
+        session: &mut Session,
+        partitions: &[Partition],
+        identity: &TopicIdentity,
+    ) -> Result<()> {
+        let sql = format!(
+            "UPDATE {POSITIONS} SET cluster_id = COALESCE(cluster_id, {}), topic_id = COALESCE(topic_id, {}) \
+             WHERE {} AND kafka_partition IN ({}) AND owner_token = {}",
+            optional_text(identity.cluster_id.as_deref()),
+            optional_text(identity.topic_id.as_deref()),
+            self.is_mine(),
+            list(partitions),
+            binary(&self.token),
+        );
+        session.run(&sql).await.map(drop).map_err(StatementError::into_error)
+    }
+
+    /// The compare-and-swap for all partitions of one transaction in one statement. It must affect `advances.len()` rows.
+    pub fn swap(&self, advances: &[Advance], transaction: &Token) -> String {
+        let mut rows: Vec<String> = Vec::with_capacity(advances.len());
+        for advance in advances {
+            let names = rows.is_empty();
+            let alias = |name: &str| if names { format!(" AS {name}") } else { String::new() };
+            let mut row = format!(
+                "SELECT {}{}, {}{}, {}{}, {}{}, {}{}",
+                advance.partition,
+                alias("part"),
+                advance.from,
+                alias("was"),
+                advance.to,
+                alias("becomes"),
+                advance.epoch,
+                alias("epoch"),
+                optional_number(advance.high_water_ns),
+                alias("high_water"),
+            );
+            for (name, change) in advance.sums.columns() {
+                row.push_str(&format!(", {change}{}", alias(name)));
+            }
+            rows.push(row);
+        }
+        let sums: Vec<String> =
+            SumChanges::default().columns().iter().map(|(name, _)| format!("p.{name} = p.{name} + v.{name}")).collect();
+        format!(
+            "UPDATE {POSITIONS} p JOIN ({}) v ON p.kafka_partition = v.part SET p.next_offset = v.becomes, \
+             p.high_water_ns = NULLIF(GREATEST(COALESCE(p.high_water_ns, {min}), COALESCE(v.high_water, {min})), {min}), \
+             {}, p.transaction_id = {}, p.updated = UTC_TIMESTAMP(6) \
+             WHERE p.{} AND p.topic = {} AND p.next_offset = v.was AND p.owner_epoch = v.epoch AND p.owner_token = {}",
+            rows.join(" UNION ALL "),
+            sums.join(", "),
+            binary(transaction),
+            format_args!("pipeline = {}", text_ascii(&self.pipeline)),
+            text_ascii(&self.topic),
+            binary(&self.token),
+            min = i64::MIN + 1,
+        )
+    }
+
+    /// Moves `count` changes of one partition from an outcome to `superseded`, after the merge told how many there were.
+    pub fn correct(&self, partition: Partition, upserted: i64, deleted: i64) -> String {
+        format!(
+            "UPDATE {POSITIONS} SET n_upserted = n_upserted - {upserted}, n_deleted = n_deleted - {deleted}, \
+             n_superseded = n_superseded + {} WHERE {} AND kafka_partition = {partition}",
+            upserted + deleted,
+            self.is_mine(),
+        )
+    }
+
+    /// Finds out what became of a transaction in doubt. The locking read waits until the old transaction, which may still be
+    /// committing, is decided; a plain read would show the state before it.
+    pub async fn fate(&self, session: &mut Session, advances: &[Advance], transaction: &Token) -> Result<Fate> {
+        let partitions: Vec<Partition> = advances.iter().map(|advance| advance.partition).collect();
+        let select = format!(
+            "SELECT kafka_partition, next_offset, owner_token, transaction_id FROM {POSITIONS} WHERE {} AND kafka_partition IN ({}) \
+             ORDER BY kafka_partition FOR UPDATE",
+            self.is_mine(),
+            list(&partitions),
+        );
+        let result = async {
+            session.run("START TRANSACTION").await?;
+            let rows = session.rows(&select).await?;
+            session.run("COMMIT").await?;
+            Ok(rows)
+        }
+        .await;
+        let rows = match result {
+            Ok(rows) => rows,
+            Err(error) => {
+                session.rollback().await;
+                return Err(StatementError::into_error(error).at("reading positions back"));
+            }
+        };
+        let found: Vec<Found> = rows
+            .iter()
+            .map(|row| Found {
+                partition: partition_at(row),
+                next_offset: int_at(row, 1).unwrap_or(-1),
+                mine: bytes_at(row, 2).as_deref() == Some(&self.token),
+                this: bytes_at(row, 3).as_deref() == Some(transaction),
+            })
+            .collect();
+        Ok(judge(advances, &found))
+    }
+}
+
+/// A positions row as far as [`judge`] needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    pub partition: Partition,
+    pub next_offset: i64,
+    /// Our owner token stands in it.
+    pub mine: bool,
+    /// It was last moved by the transaction in question.
+    pub this: bool,
+}
+
+/// Decides from the rows what became of a transaction. Pure; every caller that finds a swap refused or a COMMIT unanswered asks here.
+pub fn judge(advances: &[Advance], found: &[Found]) -> Fate {
+    let mut fenced = Vec::new();
+    let mut moved = Vec::new();
+    let mut committed = false;
+    for advance in advances {
+        match found.iter().find(|row| row.partition == advance.partition) {
+            Some(row) if row.this => committed = true,
+            Some(row) if !row.mine => fenced.push(advance.partition),
+            Some(row) if row.next_offset == advance.from => {}
+            // Ours but elsewhere, or no row at all: the database was restored to an earlier state, or somebody edited it.
+            Some(_) | None => moved.push(advance.partition),
+        }
+    }
+    // One transaction moves all its rows or none: a single row that carries its id proves it committed, whatever came later.
+    if committed {
+        Fate::Committed
+    } else if !fenced.is_empty() {
+        Fate::Fenced(fenced)
+    } else if !moved.is_empty() {
+        Fate::Moved(moved)
+    } else {
+        Fate::NotCommitted
+    }
+}
+
+fn stored(row: &Row) -> Result<Stored> {
+    let missing = || Error::new(Kind::Bug, "a positions row lacks a number");
+    let optional = |index: usize| Some(text_at(row, index)).filter(|text| !text.is_empty());
+    Ok(Stored {
+        partition: partition_at(row),
+        next_offset: int_at(row, 1).ok_or_else(missing)?,
+        epoch: int_at(row, 2).ok_or_else(missing)?,
+        high_water_ns: int_at(row, 3),
+        identity: TopicIdentity { cluster_id: optional(4), topic_id: optional(5) },
+    })
+}
+
+fn partition_at(row: &Row) -> Partition {
+    int_at(row, 0).and_then(|number| Partition::try_from(number).ok()).unwrap_or(-1)
+}
+
+fn list(partitions: &[Partition]) -> String {
+    let mut sorted = partitions.to_vec();
+    sorted.sort_unstable();
+    sorted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A literal for the ASCII columns (config and Kafka allow nothing else in these names), so that their index serves the comparison.
+pub fn text_ascii(value: &str) -> String {
+    format!(
+        "'{}'",
+        value.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')).collect::<String>()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advance(partition: Partition, from: i64, to: i64) -> Advance {
+        Advance { partition, epoch: 3, from, to, high_water_ns: None, sums: SumChanges::default() }
+    }
+
+    fn found(partition: Partition, next_offset: i64, mine: bool, this: bool) -> Found {
+        Found { partition, next_offset, mine, this }
+    }
+
+    #[test]
+    fn a_row_that_carries_the_transaction_proves_it_committed() {
+        assert_eq!(judge(&[advance(0, 5, 9)], &[found(0, 9, true, true)]), Fate::Committed);
+    }
+
+    #[test]
+    fn a_row_where_it_was_proves_it_did_not_commit() {
+        assert_eq!(judge(&[advance(0, 5, 9)], &[found(0, 5, true, false)]), Fate::NotCommitted);
+    }
+
+    #[test]
+    fn another_owner_fences_and_an_earlier_position_means_the_database_moved() {
+        assert_eq!(judge(&[advance(0, 5, 9)], &[found(0, 9, false, false)]), Fate::Fenced(vec![0]));
+        assert_eq!(judge(&[advance(0, 5, 9)], &[found(0, 2, true, false)]), Fate::Moved(vec![0]));
+        assert_eq!(judge(&[advance(0, 5, 9)], &[]), Fate::Moved(vec![0]));
+    }
+
+    #[test]
+    fn a_new_owner_of_one_partition_does_not_hide_that_the_transaction_committed() {
+        let advances = [advance(0, 5, 9), advance(1, 7, 8)];
+        assert_eq!(judge(&advances, &[found(0, 20, false, false), found(1, 8, true, true)]), Fate::Committed);
+    }
+}

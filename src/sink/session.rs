@@ -1,0 +1,319 @@
+//! One connection to the writer: opened with a session contract, thrown away at the first doubt.
+//!
+//! In: statements. Out: rows, or what the OK packet says (affected rows, warnings, the info line). Every call has a deadline;
+//! one that is missed, cancelled or answered by an I/O error leaves the session unusable ([`Session::broken`]), because the
+//! protocol's state is unknown from then on. Nothing here retries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts};
+
+use super::server_error::{self, Class};
+use crate::error::{Error, Kind, Result};
+
+/// How to reach the server; asked anew at every connect, so that a rotated password is found.
+#[derive(Clone)]
+pub struct Connector {
+    pub address: Arc<dyn Fn() -> Result<Address> + Send + Sync>,
+    pub connect_timeout: Duration,
+    pub statement_timeout: Duration,
+}
+
+/// Where the server is and who we are there.
+#[derive(Clone)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    pub password: String,
+    pub database: String,
+    /// Certificate authority file; TLS is used where `tls` is set.
+    pub tls: bool,
+    pub ca_file: Option<std::path::PathBuf>,
+}
+
+/// What the server said about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    pub version: String,
+    pub mariadb: bool,
+    pub local_infile: bool,
+    pub max_allowed_packet: usize,
+}
+
+/// What a statement without a result set did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Done {
+    pub affected: u64,
+    pub warnings: u16,
+    /// `Records` and `Duplicates` of the info line, where there is one.
+    pub records: u64,
+    pub duplicates: u64,
+}
+
+/// An error of one statement.
+#[derive(Debug)]
+pub struct StatementError {
+    pub class: Class,
+    /// The server's code, or 0 for a dead connection or a missed deadline.
+    pub code: u16,
+    pub message: String,
+}
+
+/// A connection under contract. See the module page.
+pub struct Session {
+    conn: Option<Conn>,
+    timeout: Duration,
+    pub facts: ServerFacts,
+}
+
+/// Each changes what a statement means; read back, because a server may refuse silently.
+const CONTRACT: [(&str, &str); 8] = [
+    ("sql_mode", "'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"),
+    // Notes count as warnings, and rounding a decimal is a note; real warnings stay.
+    ("sql_notes", "0"),
+    ("time_zone", "'+00:00'"),
+    ("sql_safe_updates", "0"),
+    ("innodb_lock_wait_timeout", "8"),
+    // A foreign ALTER TABLE must not freeze us for a day.
+    ("lock_wait_timeout", "8"),
+    // A client that died holding locks: its session ends soon, so that the next owner can go on.
+    ("wait_timeout", "600"),
+    ("foreign_key_checks", "1"),
+];
+
+impl Connector {
+    /// Connects, applies the session contract and makes sure that this server takes writes.
+    pub async fn connect(&self) -> Result<Session> {
+        let address = (self.address)()?;
+        let place = format!("MySQL at {}:{}", address.host, address.port);
+        let opening = Conn::new(options(&address));
+        let conn = match tokio::time::timeout(self.connect_timeout, opening).await {
+            Ok(Ok(conn)) => conn,
+            Ok(Err(error)) => return Err(StatementError::from(error).into_error().at(place)),
+            Err(_) => return Err(Error::new(Kind::SinkUnavailable, format!("{place}: no answer to connect"))),
+        };
+        let facts = ServerFacts { version: String::new(), mariadb: false, local_infile: false, max_allowed_packet: 0 };
+        let mut session = Session { conn: Some(conn), timeout: self.statement_timeout, facts };
+        session.agree().await.map_err(|error| error.at(place))?;
+        Ok(session)
+    }
+}
+
+fn options(address: &Address) -> Opts {
+    let mut options = OptsBuilder::default()
+        .ip_or_hostname(address.host.clone())
+        .tcp_port(address.port)
+        .user(Some(address.user.clone()))
+        .pass(Some(address.password.clone()))
+        .db_name(Some(address.database.clone()))
+        // Or the driver would reconnect over the Unix socket behind a proxy's back.
+        .prefer_socket(false)
+        .tcp_keepalive(Some(Duration::from_secs(20)))
+        .stmt_cache_size(0);
+    if address.tls {
+        let mut tls = SslOpts::default();
+        if let Some(file) = &address.ca_file {
+            tls = tls.with_root_certs(vec![file.clone().into()]).with_disable_built_in_roots(true);
+        }
+        options = options.ssl_opts(Some(tls));
+    }
+    options.into()
+}
+
+impl Session {
+    async fn agree(&mut self) -> Result<()> {
+        self.run("SET NAMES utf8mb4").await.map_err(StatementError::into_error)?;
+        self.run("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await.map_err(StatementError::into_error)?;
+        for (variable, value) in CONTRACT {
+            let set = format!("SET SESSION {variable} = {value}");
+            self.run(&set).await.map_err(StatementError::into_error)?;
+        }
+        let sql = "SELECT @@version, @@local_infile, @@max_allowed_packet, @@global.read_only, @@sql_mode, @@time_zone, \
+                   @@innodb_read_only";
+        let rows = self.rows(sql).await.map_err(StatementError::into_error)?;
+        let row = rows.first().ok_or_else(|| Error::new(Kind::Bug, "the server's variables came back empty"))?;
+        let text = |index: usize| text_at(row, index);
+        let switch = |index: usize| matches!(text(index).as_str(), "1" | "ON");
+        self.facts = ServerFacts {
+            mariadb: text(0).to_lowercase().contains("mariadb"),
+            version: text(0),
+            local_infile: switch(1),
+            max_allowed_packet: text(2).parse().unwrap_or(4 << 20),
+        };
+        if switch(3) || switch(6) {
+            return Err(Error::new(Kind::SinkUnavailable, "the server is read-only")
+                .remedy("waiting for the writer to come back; point [mysql] url at the writer if this is a replica"));
+        }
+        if !text(4).contains("STRICT_ALL_TABLES") || text(5) != "+00:00" {
+            return Err(Error::new(
+                Kind::SinkConfig,
+                "the server does not accept strict sql_mode and time_zone '+00:00' for this session",
+            )
+            .remedy("a proxy between may swallow SET SESSION: connect to the server itself"));
+        }
+        Ok(())
+    }
+
+    /// Whether the connection's state is unknown, so that it must be replaced.
+    pub fn broken(&self) -> bool {
+        self.conn.is_none()
+    }
+
+    /// Gives the connection up; what it had open is rolled back by the server (or, if a COMMIT is under way, decided there).
+    pub fn abandon(&mut self) {
+        self.conn = None;
+    }
+
+    /// Runs a statement that yields no rows.
+    pub async fn run(&mut self, sql: &str) -> Result<Done, StatementError> {
+        self.guard(async |conn: &mut Conn| {
+            let result = conn.query_iter(sql).await?;
+            let mut done = Done { affected: result.affected_rows(), warnings: result.warnings(), ..Done::default() };
+            (done.records, done.duplicates) = info_counts(&result.info());
+            result.drop_result().await?;
+            Ok(done)
+        })
+        .await
+    }
+
+    /// Runs a statement and collects its rows.
+    pub async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, StatementError> {
+        self.guard(async |conn: &mut Conn| conn.query(sql).await).await
+    }
+
+    /// Runs `LOAD DATA LOCAL INFILE`, serving `rows` from memory whatever file name the server asks for.
+    pub async fn load(&mut self, sql: &str, rows: Bytes) -> Result<Done, StatementError> {
+        // One stream element is one packet; between 64 and 256 KiB nothing changes in speed, above a packet limit is near.
+        const CHUNK: usize = 128 << 10;
+        self.guard(async |conn: &mut Conn| {
+            let rows = rows.clone();
+            let chunks = (0..rows.len()).step_by(CHUNK);
+            let chunks: Vec<_> = chunks.map(|start| Ok(rows.slice(start..rows.len().min(start + CHUNK)))).collect();
+            conn.set_infile_handler(async move { Ok(futures::stream::iter(chunks).boxed()) });
+            let result = conn.query_iter(sql).await?;
+            let mut done = Done { affected: result.affected_rows(), warnings: result.warnings(), ..Done::default() };
+            (done.records, done.duplicates) = info_counts(&result.info());
+            result.drop_result().await?;
+            Ok(done)
+        })
+        .await
+    }
+
+    /// Rolls back; a session on which even that fails is given up.
+    pub async fn rollback(&mut self) {
+        if self.conn.is_some() && self.run("ROLLBACK").await.is_err() {
+            self.abandon();
+        }
+    }
+
+    /// One call under the deadline. The connection is taken out while it runs: a dropped future leaves no connection behind.
+    async fn guard<T>(
+        &mut self,
+        call: impl AsyncFnOnce(&mut Conn) -> Result<T, mysql_async::Error>,
+    ) -> Result<T, StatementError> {
+        let Some(mut conn) = self.conn.take() else {
+            return Err(StatementError::dead("the connection was given up"));
+        };
+        match tokio::time::timeout(self.timeout, call(&mut conn)).await {
+            Ok(Ok(value)) => {
+                self.conn = Some(conn);
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                let error = StatementError::from(error);
+                if error.code != 0 && error.class != Class::Disconnect {
+                    self.conn = Some(conn);
+                }
+                Err(error)
+            }
+            Err(_) => Err(StatementError::dead(format!("no answer within {:?}", self.timeout))),
+        }
+    }
+}
+
+/// The text of a column, or empty for NULL.
+pub fn text_at(row: &Row, index: usize) -> String {
+    match row.as_ref(index) {
+        Some(mysql_async::Value::Bytes(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+        Some(mysql_async::Value::NULL) | None => String::new(),
+        Some(other) => other.as_sql(true).trim_matches('\'').to_owned(),
+    }
+}
+
+/// The whole number in a column, or `None` for NULL.
+pub fn int_at(row: &Row, index: usize) -> Option<i64> {
+    match row.as_ref(index) {
+        Some(mysql_async::Value::Bytes(bytes)) => std::str::from_utf8(bytes).ok()?.parse().ok(),
+        Some(mysql_async::Value::Int(value)) => Some(*value),
+        Some(mysql_async::Value::UInt(value)) => i64::try_from(*value).ok(),
+        _ => None,
+    }
+}
+
+/// The bytes of a column, or `None` for NULL.
+pub fn bytes_at(row: &Row, index: usize) -> Option<Vec<u8>> {
+    match row.as_ref(index) {
+        Some(mysql_async::Value::Bytes(bytes)) => Some(bytes.clone()),
+        _ => None,
+    }
+}
+
+/// `Records: 3  Duplicates: 1  Warnings: 0` as (3, 1); the same on both servers.
+fn info_counts(info: &str) -> (u64, u64) {
+    let number_after = |label: &str| {
+        let rest = info.split_once(label).map_or("", |(_, rest)| rest).trim_start();
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default().parse().unwrap_or(0)
+    };
+    (number_after("Records:"), number_after("Duplicates:"))
+}
+
+impl StatementError {
+    pub fn dead(message: impl Into<String>) -> Self {
+        Self { class: Class::Disconnect, code: 0, message: message.into() }
+    }
+
+    /// The error for the loop. Row errors keep the server's words out: they quote values.
+    pub fn into_error(self) -> Error {
+        let kind = self.class.kind();
+        let what = match self.code {
+            0 => self.message,
+            code if self.class == Class::Row => format!("MySQL refused a row with error {code}"),
+            code => format!("MySQL error {code}: {}", self.message),
+        };
+        let error = Error::new(kind, what);
+        if kind == Kind::SinkConfig { error.remedy(server_error::remedy(self.code)) } else { error }
+    }
+}
+
+impl From<mysql_async::Error> for StatementError {
+    fn from(error: mysql_async::Error) -> Self {
+        match error {
+            mysql_async::Error::Server(error) => {
+                Self { class: server_error::classify(error.code), code: error.code, message: error.message }
+            }
+            // A statement above the server's packet limit: the driver closes the connection, waiting would not help.
+            mysql_async::Error::Driver(mysql_async::DriverError::PacketTooLarge) => Self {
+                class: Class::Operator,
+                code: 0,
+                message: "a statement is larger than max_allowed_packet".to_owned(),
+            },
+            error => Self::dead(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_info_line_yields_records_and_duplicates() {
+        assert_eq!(info_counts("Records: 31  Duplicates: 7  Warnings: 0"), (31, 7));
+        assert_eq!(info_counts(""), (0, 0));
+    }
+}

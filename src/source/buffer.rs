@@ -1,0 +1,541 @@
+//! What the polling thread and the loop share: the assigned partitions, their buffered records, and the reports.
+//!
+//! The thread fills, the loop takes; neither holds the lock while it waits or calls librdkafka. The loop's wishes take effect
+//! here at once (nothing more is handed over of a halted partition) and are carried out in the client by the thread.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::error::RDKafkaErrorCode;
+use tokio::sync::Notify;
+
+use super::{Assignment, BatchLimits, PartitionStats, Polled, SourceOptions, SourceStats};
+use crate::error::Error;
+use crate::position::{OffsetRange, Partition};
+use crate::record::{Chunk, RawBatch, RawRecord};
+
+/// A segment is closed above so many records or bytes, so that taking a part of a long buffer copies little.
+const SEGMENT_EVENTS: usize = 16 * 1024;
+const SEGMENT_BYTES: usize = 4 << 20;
+/// Bookkeeping per record in a chunk, which counts as memory, too.
+const RECORD_OVERHEAD: usize = 40;
+
+/// The two threads' common ground.
+pub(super) struct Shared {
+    topic: Arc<str>,
+    high_bytes: usize,
+    high_events: usize,
+    state: Mutex<State>,
+    /// Wakes the loop.
+    pub(super) wake: Notify,
+    /// Tells the thread that there is something to do besides polling.
+    attention: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    lanes: BTreeMap<Partition, Lane>,
+    reports: VecDeque<Polled>,
+    last_generation: u64,
+    bytes: usize,
+    events: usize,
+    received: u64,
+    paused: bool,
+    /// Which partition is served first; moves on with every batch so that none starves.
+    turn: Partition,
+    /// What the loop waits for, so that the thread need not wake it for every record.
+    awaited: Option<BatchLimits>,
+    /// Applied offsets that wait to be committed for lag tools.
+    applied: BTreeMap<Partition, i64>,
+    commit_errors: u64,
+    /// The trouble that was reported last and isn't over: a name for it, and what ends it.
+    trouble: Option<(String, Heals)>,
+    closing: bool,
+}
+
+/// What shows that a trouble is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heals {
+    /// A connection to a broker, or anything read.
+    WithConnection,
+    /// Records, the end of a partition, or an assignment.
+    WithRecords,
+}
+
+/// One assigned partition.
+struct Lane {
+    generation: u64,
+    /// Where the loop wants it to be read from; `None` stops it.
+    wanted: Option<i64>,
+    /// `wanted` is news that the thread has yet to carry out.
+    changed: bool,
+    /// It is in the client's assignment.
+    in_client: bool,
+    /// Offset after the last accepted record; records below it are repeats. `None` refuses all.
+    next: Option<i64>,
+    segments: VecDeque<Chunk>,
+    at_end: bool,
+    end_told: bool,
+    end: Option<i64>,
+}
+
+/// What the thread has to do in the client for one partition: take it out if it is in, then put it in at `from`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) assignment: Assignment,
+    pub(super) remove: bool,
+    pub(super) from: Option<i64>,
+}
+
+/// What the thread has to do about back-pressure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Pressure {
+    Pause(Vec<Partition>),
+    Resume(Vec<Partition>),
+}
+
+impl Shared {
+    pub(super) fn new(options: &SourceOptions) -> Self {
+        Self {
+            topic: options.topic.as_str().into(),
+            high_bytes: options.buffer_bytes.max(1),
+            high_events: options.buffer_events.max(1),
+            state: Mutex::default(),
+            wake: Notify::new(),
+            attention: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// A panic elsewhere can't leave the state half changed: every change is a plain assignment.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something besides polling is to be done; asked once per poll.
+    pub(super) fn take_attention(&self) -> bool {
+        self.attention.load(Ordering::Acquire) && self.attention.swap(false, Ordering::AcqRel)
+    }
+
+    fn attend(&self) {
+        self.attention.store(true, Ordering::Release);
+    }
+
+    // --- the loop's side ---
+
+    /// The next report or batch, if there is one. `due`: the first record has waited long enough.
+    pub(super) fn poll(&self, limits: &BatchLimits, due: bool) -> Option<Polled> {
+        let mut state = self.lock();
+        if let Some(report) = state.reports.pop_front() {
+            return Some(report);
+        }
+        if state.events > 0 && (due || state.reaches(limits) || limits.max_wait.is_zero()) {
+            let chunks = state.take(limits);
+            if state.paused && !self.is_above_low(&state) {
+                self.attend();
+            }
+            return Some(Polled::Batch(RawBatch { topic: Arc::clone(&self.topic), chunks }));
+        }
+        state.awaited = Some(*limits);
+        if state.events > 0 {
+            return None;
+        }
+        let ended = state.newly_at_end();
+        (!ended.is_empty()).then_some(Polled::AtEnd(ended))
+    }
+
+    pub(super) fn has_records(&self) -> bool {
+        self.lock().events > 0
+    }
+
+    pub(super) fn position(&self, assignment: Assignment, from: i64) {
+        self.want(assignment.partition, Some(assignment.generation), Some(from));
+    }
+
+    pub(super) fn halt(&self, partition: Partition) {
+        self.want(partition, None, None);
+    }
+
+    fn want(&self, partition: Partition, generation: Option<u64>, from: Option<i64>) {
+        let mut state = self.lock();
+        let Some(lane) = state.lanes.get_mut(&partition) else { return };
+        if generation.is_some_and(|generation| generation != lane.generation) {
+            return;
+        }
+        let dropped = lane.stop();
+        lane.wanted = from;
+        lane.changed = true;
+        state.forget(dropped);
+        self.attend();
+    }
+
+    pub(super) fn acknowledge(&self, ranges: &[OffsetRange]) {
+        self.lock().applied.extend(ranges.iter().map(|range| (range.partition, range.to)));
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.attend();
+    }
+
+    pub(super) fn stats(&self) -> SourceStats {
+        let state = self.lock();
+        let partitions = state.lanes.iter().map(|(partition, lane)| PartitionStats {
+            assignment: Assignment { partition: *partition, generation: lane.generation },
+            next: lane.next,
+            buffered_events: lane.segments.iter().map(Chunk::len).sum(),
+            at_end: lane.at_end,
+            end: lane.end,
+        });
+        SourceStats {
+            buffered_bytes: state.bytes,
+            buffered_events: state.events,
+            paused: state.paused,
+            commit_errors: state.commit_errors,
+            received: state.received,
+            partitions: partitions.collect(),
+        }
+    }
+
+    // --- the thread's side ---
+
+    /// Puts `record` into its partition's buffer, unless that partition isn't being read or has had this offset.
+    pub(super) fn accept(&self, record: RawRecord<'_>) {
+        let mut state = self.lock();
+        if state.trouble.take().is_some() {
+            state.reports.push_back(Polled::Recovered);
+        }
+        let Some(lane) = state.lanes.get_mut(&record.partition) else { return };
+        let Some(next) = lane.next.filter(|next| record.offset >= *next) else { return };
+        let full = |chunk: &Chunk| chunk.len() >= SEGMENT_EVENTS || chunk.byte_len() >= SEGMENT_BYTES;
+        if lane.segments.back().is_none_or(full) {
+            lane.segments.push_back(Chunk::new(record.partition, next));
+        }
+        let Some(chunk) = lane.segments.back_mut() else { return };
+        let before = chunk.byte_len();
+        chunk.push(record);
+        let grown = chunk.byte_len() - before + RECORD_OVERHEAD;
+        lane.next = Some(record.offset + 1);
+        lane.at_end = false;
+        lane.end_told = false;
+        state.bytes += grown;
+        state.events += 1;
+        state.received += 1;
+        let first = state.events == 1;
+        if !state.paused && (state.bytes > self.high_bytes || state.events > self.high_events) {
+            self.attend();
+        }
+        let complete = state.awaited.is_some_and(|limits| state.reaches(&limits));
+        if first || complete {
+            if complete {
+                state.awaited = None;
+            }
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Remembers that the client has read all there is of `partition`.
+    pub(super) fn reached_end(&self, partition: Partition) {
+        let mut state = self.lock();
+        if let Some(lane) = state.lanes.get_mut(&partition).filter(|lane| lane.next.is_some()) {
+            lane.at_end = true;
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// New partitions of this instance, each with a new generation.
+    pub(super) fn assigned(&self, partitions: &[Partition]) {
+        let mut state = self.lock();
+        let mut assignments = Vec::with_capacity(partitions.len());
+        for &partition in partitions {
+            state.last_generation += 1;
+            let generation = state.last_generation;
+            // A partition that is assigned twice without having been revoked has been lost in between.
+            if let Some(mut old) = state.lanes.insert(partition, Lane::new(generation)) {
+                let dropped = old.stop();
+                state.forget(dropped);
+            }
+            assignments.push(Assignment { partition, generation });
+        }
+        self.report(state, Polled::Assigned(assignments));
+    }
+
+    /// Forgets revoked partitions; returns those that are in the client's assignment.
+    pub(super) fn revoked(&self, partitions: &[Partition]) -> Vec<Partition> {
+        let mut state = self.lock();
+        let mut gone = Vec::new();
+        let mut in_client = Vec::new();
+        for partition in partitions {
+            let Some(mut lane) = state.lanes.remove(partition) else { continue };
+            let dropped = lane.stop();
+            state.forget(dropped);
+            state.applied.remove(partition);
+            gone.push(*partition);
+            if lane.in_client {
+                in_client.push(*partition);
+            }
+        }
+        if !gone.is_empty() {
+            // Reports that these partitions were assigned or lost are true no longer, but harmless: their generation is over.
+            self.report(state, Polled::Revoked(gone));
+        }
+        in_client
+    }
+
+    /// All partitions of this instance: for a client that has died with them.
+    pub(super) fn revoked_all(&self) {
+        let partitions: Vec<_> = self.lock().lanes.keys().copied().collect();
+        self.revoked(&partitions);
+    }
+
+    /// Stops `partition` and reports it as lost, if it was being read.
+    pub(super) fn lost(&self, partition: Partition, what: String) {
+        let mut state = self.lock();
+        let Some(lane) = state.lanes.get_mut(&partition).filter(|lane| lane.wanted.is_some()) else { return };
+        let assignment = Assignment { partition, generation: lane.generation };
+        let dropped = lane.stop();
+        lane.wanted = None;
+        lane.changed = true;
+        state.forget(dropped);
+        self.attend();
+        self.report(state, Polled::PositionLost { assignment, what });
+    }
+
+    /// The partitions being read and the offset each wants next.
+    pub(super) fn reading(&self) -> Vec<(Partition, i64)> {
+        let state = self.lock();
+        state.lanes.iter().filter_map(|(partition, lane)| lane.next.map(|next| (*partition, next))).collect()
+    }
+
+    /// Reports trouble, once until it is over. That no broker answers is the least telling of all and replaces no other.
+    pub(super) fn trouble(&self, name: String, heals: Heals, error: Error) {
+        let mut state = self.lock();
+        let known = state.trouble.as_ref().is_some_and(|(known, _)| *known == name);
+        let vague = name == RDKafkaErrorCode::AllBrokersDown.to_string() && state.trouble.is_some();
+        if !known && !vague {
+            state.trouble = Some((name, heals));
+            self.report(state, Polled::Trouble(error));
+        }
+    }
+
+    /// Ends any trouble: something was read or assigned.
+    pub(super) fn recovered(&self) {
+        let mut state = self.lock();
+        if state.trouble.take().is_some() {
+            self.report(state, Polled::Recovered);
+        }
+    }
+
+    /// Ends such trouble as a connection ends.
+    pub(super) fn connected(&self) {
+        if self.lock().trouble.as_ref().is_some_and(|(_, heals)| *heals == Heals::WithConnection) {
+            self.recovered();
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.lock().closing
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.lock().paused
+    }
+
+    /// Applied offsets that haven't been committed for lag tools yet.
+    pub(super) fn take_applied(&self) -> BTreeMap<Partition, i64> {
+        std::mem::take(&mut self.lock().applied)
+    }
+
+    pub(super) fn count_commit_error(&self) {
+        self.lock().commit_errors += 1;
+    }
+
+    pub(super) fn set_end(&self, partition: Partition, end: i64) {
+        if let Some(lane) = self.lock().lanes.get_mut(&partition) {
+            lane.end = Some(end);
+        }
+    }
+
+    /// The loop's wishes that are still to be carried out in the client.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let state = self.lock();
+        let changed = state.lanes.iter().filter(|(_, lane)| lane.changed);
+        changed
+            .map(|(partition, lane)| Change {
+                assignment: Assignment { partition: *partition, generation: lane.generation },
+                remove: lane.in_client,
+                from: lane.wanted,
+            })
+            .collect()
+    }
+
+    /// Tells what the client now does. If the loop has changed its mind meanwhile, the partition stays refused and the next
+    /// call of [`Shared::changes`] names it again.
+    pub(super) fn carried_out(&self, change: &Change, in_client: bool) {
+        let mut state = self.lock();
+        let Some(lane) = state.lanes.get_mut(&change.assignment.partition) else { return };
+        if lane.generation != change.assignment.generation {
+            return;
+        }
+        lane.in_client = in_client;
+        if lane.wanted == change.from && in_client == change.from.is_some() {
+            lane.changed = false;
+            lane.next = change.from;
+        } else {
+            self.attend();
+        }
+    }
+
+    /// Decides about back-pressure. Between the marks everything stays as it is.
+    pub(super) fn pressure(&self) -> Option<Pressure> {
+        let mut state = self.lock();
+        let full = state.bytes > self.high_bytes || state.events > self.high_events;
+        let in_client = |state: &State| -> Vec<Partition> {
+            state.lanes.iter().filter(|(_, lane)| lane.in_client).map(|(partition, _)| *partition).collect()
+        };
+        if !state.paused && full {
+            state.paused = true;
+            return Some(Pressure::Pause(in_client(&state)));
+        }
+        if state.paused && !self.is_above_low(&state) {
+            state.paused = false;
+            return Some(Pressure::Resume(in_client(&state)));
+        }
+        None
+    }
+
+    fn is_above_low(&self, state: &State) -> bool {
+        state.bytes > self.high_bytes / 2 || state.events > self.high_events / 2
+    }
+
+    fn report(&self, mut state: MutexGuard<'_, State>, report: Polled) {
+        state.reports.push_back(report);
+        drop(state);
+        self.wake.notify_one();
+    }
+}
+
+impl State {
+    fn reaches(&self, limits: &BatchLimits) -> bool {
+        self.events >= limits.max_events || self.bytes - self.events * RECORD_OVERHEAD >= limits.max_bytes
+    }
+
+    fn forget(&mut self, (events, bytes): (usize, usize)) {
+        self.events -= events;
+        self.bytes -= bytes;
+    }
+
+    fn newly_at_end(&mut self) -> Vec<Assignment> {
+        let mut ended = Vec::new();
+        for (partition, lane) in &mut self.lanes {
+            if lane.at_end && !lane.end_told && lane.next.is_some() {
+                lane.end_told = true;
+                ended.push(Assignment { partition: *partition, generation: lane.generation });
+            }
+        }
+        ended
+    }
+
+    /// Takes at most `limits` records, a fair share of each partition, ascending by partition.
+    fn take(&mut self, limits: &BatchLimits) -> Vec<Chunk> {
+        let waiting = |range: &mut dyn Iterator<Item = (&Partition, &Lane)>| -> Vec<Partition> {
+            range.filter(|(_, lane)| !lane.segments.is_empty()).map(|(partition, _)| *partition).collect()
+        };
+        let mut order = waiting(&mut self.lanes.range(self.turn..));
+        order.extend(waiting(&mut self.lanes.range(..self.turn)));
+        self.turn = order.first().map_or(0, |first| first.wrapping_add(1));
+        let (mut events, mut bytes) = (limits.max_events.max(1), limits.max_bytes);
+        let mut chunks = Vec::with_capacity(order.len());
+        for (index, partition) in order.iter().enumerate() {
+            let Some(lane) = self.lanes.get_mut(partition) else { continue };
+            let left = order.len() - index;
+            let at_least = usize::from(index == 0);
+            let Some(chunk) = lane.take(events.div_ceil(left), bytes.div_ceil(left), at_least) else { continue };
+            events -= chunk.len().min(events);
+            bytes -= chunk.byte_len().min(bytes);
+            self.forget((chunk.len(), chunk.byte_len() + chunk.len() * RECORD_OVERHEAD));
+            chunks.push(chunk);
+            if events == 0 || bytes == 0 {
+                break;
+            }
+        }
+        chunks.sort_unstable_by_key(|chunk| chunk.partition);
+        chunks
+    }
+}
+
+impl Lane {
+    fn new(generation: u64) -> Self {
+        Self {
+            generation,
+            wanted: None,
+            changed: false,
+            in_client: false,
+            next: None,
+            segments: VecDeque::new(),
+            at_end: false,
+            end_told: false,
+            end: None,
+        }
+    }
+
+    /// Refuses further records and drops the buffered ones; returns how many records and bytes that were.
+    fn stop(&mut self) -> (usize, usize) {
+        self.next = None;
+        self.at_end = false;
+        self.end_told = false;
+        let dropped = self.segments.drain(..);
+        dropped.fold((0, 0), |(events, bytes), chunk| {
+            (events + chunk.len(), bytes + chunk.byte_len() + chunk.len() * RECORD_OVERHEAD)
+        })
+    }
+
+    /// The first records within the limits, but not fewer than `at_least`.
+    fn take(&mut self, max_events: usize, max_bytes: usize, at_least: usize) -> Option<Chunk> {
+        let mut taken: Option<Chunk> = None;
+        while let Some(front) = self.segments.front_mut() {
+            let (events, bytes) = taken.as_ref().map_or((0, 0), |chunk| (chunk.len(), chunk.byte_len()));
+            let count = fitting(front, max_events - events.min(max_events), max_bytes - bytes.min(max_bytes));
+            let count = count.max(at_least.saturating_sub(events));
+            if count == 0 {
+                break;
+            }
+            let whole = count >= front.len();
+            let part = front.split_front(count);
+            if whole {
+                self.segments.pop_front();
+            }
+            match &mut taken {
+                None => taken = Some(part),
+                Some(chunk) => part.records().for_each(|record| chunk.push(record)),
+            }
+            if !whole {
+                break;
+            }
+        }
+        taken
+    }
+}
+
+/// How many of the chunk's first records fit.
+fn fitting(chunk: &Chunk, max_events: usize, max_bytes: usize) -> usize {
+    if chunk.len() <= max_events && chunk.byte_len() <= max_bytes {
+        return chunk.len();
+    }
+    let mut bytes = 0;
+    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let fits = chunk.records().take(max_events).take_while(|record| {
+        bytes += length(record.key) + length(record.value) + record.headers.len();
+        bytes <= max_bytes
+    });
+    fits.count()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,442 @@
+//! The polling thread: owns the client, moves records into the shared buffer, carries out what the loop wants.
+//!
+//! A partition that the group assigns is acknowledged to the group but not put into the client's own assignment before the
+//! loop has named its offset: librdkafka then never has a reason to look for one (committed offset, reset policy), and
+//! neither pausing nor seeking nor a stale prefetched record can matter. Reading it from elsewhere takes it out of the client
+//! and puts it in again, which also is the only way to revive a partition after an offset out of range.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::oneshot;
+
+use super::buffer::{Change, Heals, Pressure, Shared};
+use super::statistics::Statistics;
+use super::{SourceOptions, headers, properties};
+use crate::error::{Error, Kind, Result};
+use crate::position::Partition;
+use crate::record::RawRecord;
+
+/// How long a poll waits when nothing arrives: bounds how late the loop's wishes are carried out.
+const POLL: Duration = Duration::from_millis(10);
+/// Commits for lag tools: at most one at a time, and not more often than this. librdkafka starts no partition while one is
+/// under way.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// Before a client that has died is replaced, and before a failed change is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+const WATERMARK_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Client = BaseConsumer<Context>;
+
+/// Creates the client, so that a bad property is an error here, and starts the thread. `done` is sent (or dropped) at its end.
+pub(super) fn spawn(
+    options: SourceOptions,
+    shared: Arc<Shared>,
+    done: oneshot::Sender<()>,
+) -> Result<thread::JoinHandle<()>> {
+    let config = properties::consumer(&options)?;
+    let client = connect(&config, &shared)?;
+    let body = move || {
+        let _alarm = Alarm(Arc::clone(&shared));
+        run(client, &config, &shared);
+        // Nobody may be waiting any more.
+        let _ = done.send(());
+    };
+    thread::Builder::new()
+        .name(format!("kafka {}", options.topic))
+        .spawn(body)
+        .map_err(|error| Error::new(Kind::Bug, "can't start the thread that polls Kafka").source(error))
+}
+
+/// Wakes the loop if the thread panics: it would wait forever otherwise.
+struct Alarm(Arc<Shared>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = Error::new(Kind::Bug, "the thread that polls Kafka has panicked");
+            self.0.trouble("panic".to_owned(), Heals::WithRecords, error);
+        }
+    }
+}
+
+fn connect(config: &ClientConfig, shared: &Arc<Shared>) -> Result<Client> {
+    let context = Context { shared: Arc::clone(shared), committing: AtomicBool::new(false) };
+    let client: Client = config.create_with_context(context).map_err(|error| {
+        // A KafkaError's own text can repeat the property's value.
+        let what = match error {
+            KafkaError::ClientConfig(_, _, name, _) => format!("the Kafka property `{name}` is not accepted"),
+            KafkaError::ClientCreation(what) => format!("can't create the Kafka client: {what}"),
+            _ => "can't create the Kafka client".to_owned(),
+        };
+        Error::new(Kind::Config, what).remedy("mend [kafka] and [kafka.properties]")
+    })?;
+    client.subscribe(&[shared.topic()]).map_err(|error| {
+        Error::new(Kind::Config, format!("can't subscribe to topic `{}`", shared.topic())).source(error)
+    })?;
+    Ok(client)
+}
+
+/// Reads until the loop closes the source; replaces a client that has died.
+fn run(first: Client, config: &ClientConfig, shared: &Arc<Shared>) {
+    let mut client = Some(first);
+    loop {
+        if let Some(alive) = client.take() {
+            let Err(death) = read(&alive, shared) else {
+                // Leaves the group; the caller of close waits for that no longer than its deadline.
+                drop(alive);
+                return;
+            };
+            tracing::warn!(topic = shared.topic(), error = %death, "kafka client is replaced");
+            shared.revoked_all();
+            shared.trouble("client".to_owned(), Heals::WithRecords, death);
+            drop(alive);
+        }
+        let until = Instant::now() + RETRY;
+        while Instant::now() < until {
+            if shared.is_closing() {
+                return;
+            }
+            thread::sleep(POLL);
+        }
+        match connect(config, shared) {
+            Ok(next) => client = Some(next),
+            Err(error) => shared.trouble("client".to_owned(), Heals::WithRecords, error),
+        }
+    }
+}
+
+/// Polls until closing (`Ok`) or until the client is beyond repair (`Err`).
+fn read(client: &Client, shared: &Shared) -> Result<()> {
+    let mut header_json = Vec::new();
+    let mut last_commit = Instant::now();
+    let mut retry_at: Option<Instant> = None;
+    loop {
+        if shared.take_attention() || retry_at.is_some_and(|at| Instant::now() >= at) {
+            if shared.is_closing() {
+                commit(client, shared);
+                return Ok(());
+            }
+            retry_at = carry_out(client, shared).then(|| Instant::now() + RETRY);
+            relieve(client, shared);
+        }
+        match client.poll(POLL) {
+            Some(Ok(message)) => accept(&message, shared, &mut header_json),
+            Some(Err(error)) => fault(client, shared, error)?,
+            None => {}
+        }
+        if last_commit.elapsed() >= COMMIT_INTERVAL {
+            last_commit = Instant::now();
+            commit(client, shared);
+        }
+    }
+}
+
+fn accept(message: &BorrowedMessage<'_>, shared: &Shared, header_json: &mut Vec<u8>) {
+    header_json.clear();
+    if let Some(headers) = message.headers() {
+        headers::write(headers, header_json);
+    }
+    shared.accept(RawRecord {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key(),
+        value: message.payload(),
+        headers: header_json,
+    });
+}
+
+/// Carries out what the loop wants; returns whether something has to be tried again.
+fn carry_out(client: &Client, shared: &Shared) -> bool {
+    let mut again = false;
+    for change in shared.changes() {
+        match carry_out_one(client, shared, &change) {
+            Ok(in_client) => shared.carried_out(&change, in_client),
+            Err(error) => {
+                tracing::warn!(
+                    topic = shared.topic(), partition = change.assignment.partition, from = change.from, error = %error,
+                    "partition can't be started or stopped, trying again"
+                );
+                again = true;
+            }
+        }
+    }
+    again
+}
+
+/// Returns whether the partition is in the client's assignment now.
+fn carry_out_one(client: &Client, shared: &Shared, change: &Change) -> KafkaResult<bool> {
+    let partition = change.assignment.partition;
+    let plain = list(shared.topic(), &[partition]);
+    if change.remove {
+        client.incremental_unassign(&plain)?;
+        // Remembered at once: if the next step fails, the partition must not be taken out a second time.
+        shared.carried_out(change, false);
+    }
+    let Some(from) = change.from else { return Ok(false) };
+    let mut at = TopicPartitionList::new();
+    at.add_partition_offset(shared.topic(), partition, Offset::Offset(from))?;
+    client.incremental_assign(&at)?;
+    // A pause outlives the assignment it was made for.
+    let outcome = if shared.is_paused() { client.pause(&plain) } else { client.resume(&plain) };
+    if let Err(error) = outcome {
+        tracing::warn!(topic = shared.topic(), partition, error = %error, "partition can't be paused or resumed");
+    }
+    tracing::info!(topic = shared.topic(), partition, from, "partition started");
+    Ok(true)
+}
+
+/// Pauses or resumes reading as the buffer demands.
+fn relieve(client: &Client, shared: &Shared) {
+    let Some(pressure) = shared.pressure() else { return };
+    let outcome = match &pressure {
+        Pressure::Pause(partitions) => client.pause(&list(shared.topic(), partitions)),
+        Pressure::Resume(partitions) => client.resume(&list(shared.topic(), partitions)),
+    };
+    tracing::debug!(topic = shared.topic(), ?pressure, "back-pressure");
+    if let Err(error) = outcome {
+        // Pausing fails for unknown partitions only, which aren't read either.
+        tracing::warn!(topic = shared.topic(), ?pressure, error = %error, "back-pressure failed");
+    }
+}
+
+fn commit(client: &Client, shared: &Shared) {
+    let context = client.context();
+    if context.committing.load(Ordering::Acquire) {
+        return;
+    }
+    let applied = shared.take_applied();
+    if applied.is_empty() {
+        return;
+    }
+    let mut offsets = TopicPartitionList::with_capacity(applied.len());
+    for (partition, to) in applied {
+        if offsets.add_partition_offset(shared.topic(), partition, Offset::Offset(to)).is_err() {
+            shared.count_commit_error();
+        }
+    }
+    context.committing.store(true, Ordering::Release);
+    if client.commit(&offsets, CommitMode::Async).is_err() {
+        context.committing.store(false, Ordering::Release);
+        shared.count_commit_error();
+    }
+}
+
+/// Deals with what a poll returned instead of a record; `Err` if the client is beyond repair.
+fn fault(client: &Client, shared: &Shared, error: KafkaError) -> Result<()> {
+    match error {
+        KafkaError::PartitionEOF(partition) => {
+            shared.recovered();
+            shared.reached_end(partition);
+        }
+        KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => find_lost(client, shared),
+        KafkaError::MessageConsumptionFatal(code) => {
+            let reason = client.client().fatal_error().map_or_else(|| code.to_string(), |(_, reason)| reason);
+            return Err(Error::new(Kind::BrokerUnavailable, format!("Kafka ended this client's membership: {reason}"))
+                .remedy(
+                    "a new client joins by itself; if this repeats, look for two instances with one group.instance.id",
+                ));
+        }
+        // Reported with its text through Context::error already.
+        KafkaError::MessageConsumption(_) => {}
+        other => {
+            let error = Error::new(Kind::BrokerUnavailable, "can't read from Kafka").source(other);
+            shared.trouble("poll".to_owned(), Heals::WithRecords, error);
+        }
+    }
+    Ok(())
+}
+
+/// Some partition's offset is out of range; the client's error doesn't say which. Asks the brokers for the limits of those being
+/// read, which takes a moment but is rare. If none is out of range (a truncated log that has grown again) all are suspects.
+fn find_lost(client: &Client, shared: &Shared) {
+    let mut lost = Vec::new();
+    let mut unknown = Vec::new();
+    for (partition, next) in shared.reading() {
+        match client.fetch_watermarks(shared.topic(), partition, WATERMARK_TIMEOUT) {
+            Ok((low, high)) if next < low || next > high => lost.push((
+                partition,
+                format!(
+                    "topic `{}` partition {partition}: offset {next} is to be read next but Kafka holds {low} to {high}",
+                    shared.topic()
+                ),
+            )),
+            Ok(_) => {}
+            Err(error) => {
+                unknown.push((partition, format!("topic `{}` partition {partition}: {error}", shared.topic())));
+            }
+        }
+    }
+    if lost.is_empty() && unknown.is_empty() {
+        lost.extend(shared.reading().into_iter().map(|(partition, next)| {
+            let what = "Kafka refused the offset of some partition of this topic (truncated log), possibly of this one";
+            (partition, format!("topic `{}` partition {partition} at offset {next}: {what}", shared.topic()))
+        }));
+    }
+    for (partition, what) in lost.into_iter().chain(unknown) {
+        tracing::warn!(topic = shared.topic(), partition, what, "position lost");
+        shared.lost(partition, what);
+    }
+}
+
+fn list(topic: &str, partitions: &[Partition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(topic, *partition);
+    }
+    list
+}
+
+/// The client's callbacks. All are called by the polling thread, inside of a poll.
+pub(super) struct Context {
+    shared: Arc<Shared>,
+    /// A commit is under way.
+    committing: AtomicBool,
+}
+
+impl Context {
+    /// A line that only librdkafka's log holds: the topic was deleted and created anew. It comes before any record of the new
+    /// one; without it the client would go on at the same offset in different records.
+    fn notice_other_topic(&self, line: &str) {
+        let mark = format!("Topic {} changed id from ", self.shared.topic());
+        let Some(ids) = line.find(&mark).and_then(|at| line.get(at + mark.len()..)) else { return };
+        // At the first sight of a topic the old id is zero.
+        if ids.starts_with("AAAAAAAAAAAAAAAAAAAAAA") {
+            return;
+        }
+        for (partition, next) in self.shared.reading() {
+            let topic = self.shared.topic();
+            tracing::warn!(topic, partition, next, ids, "topic was deleted and created anew");
+            let what = format!(
+                "topic `{topic}` partition {partition} at offset {next}: the topic was deleted and created anew (id {ids})"
+            );
+            self.shared.lost(partition, what);
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        match level {
+            RDKafkaLogLevel::Debug => self.notice_other_topic(line),
+            // Failing connections are reported as trouble once; the lines repeat at every attempt.
+            _ if facility == "FAIL" || facility == "ERROR" => tracing::debug!(target: "librdkafka", facility, line),
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => tracing::debug!(target: "librdkafka", facility, line),
+            RDKafkaLogLevel::Warning
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Emerg => tracing::warn!(target: "librdkafka", facility, line),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        if let Some((heals, trouble)) = trouble(code, reason, self.shared.topic()) {
+            self.shared.trouble(code.to_string(), heals, trouble);
+        }
+    }
+
+    fn stats_raw(&self, json: &[u8]) {
+        let Some(statistics) = Statistics::parse(json) else { return };
+        for (partition, end) in statistics.ends(self.shared.topic()) {
+            self.shared.set_end(partition, end);
+        }
+        if statistics.any_broker_up() {
+            self.shared.connected();
+        }
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, client: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let topic = self.shared.topic();
+        let named: Vec<Partition> = partitions.elements().iter().map(|element| element.partition()).collect();
+        if what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            tracing::info!(topic, partitions = ?named, "partitions assigned");
+            // Accepts the assignment without giving the client anything to read yet.
+            if let Err(error) = client.incremental_assign(&TopicPartitionList::new()) {
+                tracing::warn!(topic, error = %error, "assignment can't be acknowledged");
+            }
+            if !named.is_empty() {
+                self.shared.recovered();
+                self.shared.assigned(&named);
+            }
+            return;
+        }
+        tracing::info!(topic, partitions = ?named, lost = client.assignment_lost(), "partitions revoked");
+        let in_client = self.shared.revoked(&named);
+        // Called also with nothing to take out: the group waits for it.
+        if let Err(error) = client.incremental_unassign(&list(topic, &in_client)) {
+            tracing::warn!(topic, error = %error, "revocation can't be acknowledged");
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        self.committing.store(false, Ordering::Release);
+        if let Err(error) = result {
+            tracing::debug!(topic = self.shared.topic(), error = %error, "offset commit for lag tools failed");
+            self.shared.count_commit_error();
+        }
+    }
+}
+
+/// What an error event means for the operator and what ends it; `None` for those that pass by themselves or are dealt with
+/// elsewhere.
+fn trouble(code: RDKafkaErrorCode, reason: &str, topic: &str) -> Option<(Heals, Error)> {
+    let (heals, what, remedy) = match code {
+        // One connection lost: others may do, and if not, AllBrokersDown follows.
+        RDKafkaErrorCode::BrokerTransportFailure
+        | RDKafkaErrorCode::PartitionEOF
+        | RDKafkaErrorCode::AutoOffsetReset
+        | RDKafkaErrorCode::OperationTimedOut
+        | RDKafkaErrorCode::PollExceeded => return None,
+        RDKafkaErrorCode::AllBrokersDown => (
+            Heals::WithConnection,
+            "no Kafka broker can be reached".to_owned(),
+            "check `brokers` in [kafka] and that Kafka is running",
+        ),
+        RDKafkaErrorCode::Resolve => (
+            Heals::WithConnection,
+            format!("a broker's name can't be resolved: {reason}"),
+            "check `brokers` in [kafka] and the name service",
+        ),
+        RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => (
+            Heals::WithConnection,
+            format!("Kafka refuses the credentials: {reason}"),
+            "check sasl.mechanism, sasl.username and sasl.password in [kafka.properties]",
+        ),
+        RDKafkaErrorCode::SSL => (
+            Heals::WithConnection,
+            format!("no secure connection to Kafka: {reason}"),
+            "check security.protocol and ssl.ca.location in [kafka.properties]",
+        ),
+        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => (
+            Heals::WithRecords,
+            format!("topic `{topic}` does not exist"),
+            "create the topic, or mend `topic` in the pipeline; it is picked up as soon as it exists",
+        ),
+        RDKafkaErrorCode::TopicAuthorizationFailed => (
+            Heals::WithRecords,
+            format!("Kafka refuses reading topic `{topic}`"),
+            "grant READ and DESCRIBE on the topic",
+        ),
+        RDKafkaErrorCode::GroupAuthorizationFailed => (
+            Heals::WithRecords,
+            "Kafka refuses joining the group".to_owned(),
+            "grant READ on the group, or set another `group` in [kafka]",
+        ),
+        other => (Heals::WithRecords, format!("Kafka reports a fault: {other}: {reason}"), ""),
+    };
+    Some((heals, Error::new(Kind::BrokerUnavailable, what).remedy(remedy)))
+}

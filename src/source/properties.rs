@@ -1,0 +1,200 @@
+//! librdkafka's properties: which of them the promises own, what we set, what the user may add.
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+
+use super::SourceOptions;
+use crate::diagnostic::did_you_mean;
+use crate::error::{Error, Kind, Result};
+
+/// Properties that the config can't set, and why.
+const REFUSED: [(&str, &str); 27] = [
+    ("bootstrap.servers", "set `brokers` in [kafka]"),
+    ("metadata.broker.list", "set `brokers` in [kafka]"),
+    ("group.id", "set `group` in [kafka]"),
+    ("client.id", "it names the pipeline in the brokers' logs"),
+    ("enable.auto.commit", "positions are kept in MySQL, in the transaction that writes the rows"),
+    ("auto.commit.enable", "positions are kept in MySQL, in the transaction that writes the rows"),
+    ("auto.commit.interval.ms", "positions are kept in MySQL, in the transaction that writes the rows"),
+    ("enable.auto.offset.store", "positions are kept in MySQL, in the transaction that writes the rows"),
+    ("offset.store.method", "positions are kept in MySQL, in the transaction that writes the rows"),
+    ("offset.store.path", "positions are kept in MySQL, in the transaction that writes the rows"),
+    ("offset.store.sync.interval.ms", "positions are kept in MySQL, in the transaction that writes the rows"),
+    ("auto.offset.reset", "a position that Kafka no longer holds stops the partition instead of skipping records"),
+    ("isolation.level", "records of aborted transactions must never be applied"),
+    ("check.crcs", "damaged records must be noticed"),
+    ("enable.partition.eof", "the end of a partition must be noticed to know when it is caught up"),
+    ("allow.auto.create.topics", "a misspelt topic must be an error, not a new topic"),
+    ("partition.assignment.strategy", "partitions are handed over one by one (cooperative-sticky)"),
+    ("statistics.interval.ms", "lag and recovery are read from the statistics"),
+    ("topic.blacklist", "it could hide the pipeline's own topic"),
+    ("debug", "debug output can hold credentials"),
+    ("log_level", "set the log filter of afterimage instead"),
+    ("log.queue", "log lines are taken from the client's queue"),
+    ("log.thread.name", "log lines are taken from the client's queue"),
+    ("plugin.library.paths", "it would load foreign code into this process"),
+    ("test.mock.num.brokers", "it would replace the real brokers"),
+    ("test.mock.broker.rtt", "it would replace the real brokers"),
+    ("enabled_events", "events are chosen by the client library"),
+];
+
+/// Why `name` can't be set by the config; `None` if it can.
+pub fn refused(name: &str) -> Option<&'static str> {
+    REFUSED.iter().find(|(refused, _)| *refused == name).map(|(_, reason)| *reason)
+}
+
+/// What is wrong with a property of the config, as a sentence without its value; `None` if nothing is.
+pub fn fault(name: &str, value: &str) -> Option<String> {
+    if let Some(reason) = refused(name) {
+        return Some(format!("the Kafka property `{name}` can't be set: {reason}"));
+    }
+    match ClientConfig::new().set(name, value).create_native_config() {
+        Ok(_) => None,
+        Err(KafkaError::ClientConfig(_, what, _, _)) if what.contains("No such configuration property") => {
+            let like = did_you_mean(name, KNOWN);
+            let hint = like.map(|like| format!("; did you mean `{like}`?")).unwrap_or_default();
+            Some(format!("there is no Kafka property `{name}`{hint}"))
+        }
+        // librdkafka's text can repeat the value, which may be a password.
+        Err(_) => Some(format!("the Kafka property `{name}` has a value that librdkafka doesn't accept")),
+    }
+}
+
+/// Properties that people set most; only for suggestions.
+const KNOWN: [&str; 27] = [
+    "security.protocol",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.username",
+    "sasl.password",
+    "ssl.ca.location",
+    "ssl.ca.pem",
+    "ssl.certificate.location",
+    "ssl.certificate.pem",
+    "ssl.key.location",
+    "ssl.key.pem",
+    "ssl.key.password",
+    "ssl.endpoint.identification.algorithm",
+    "enable.ssl.certificate.verification",
+    "group.instance.id",
+    "group.protocol",
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
+    "fetch.max.bytes",
+    "fetch.wait.max.ms",
+    "fetch.min.bytes",
+    "fetch.message.max.bytes",
+    "queued.max.messages.kbytes",
+    "queued.min.messages",
+    "receive.message.max.bytes",
+    "client.rack",
+];
+
+/// What the user may override.
+const DEFAULTS: [(&str, &str); 11] = [
+    // Memory: the client holds at most its queue, one fetch per broker and what it decompresses of it.
+    ("queued.max.messages.kbytes", "24576"),
+    ("queued.min.messages", "20000"),
+    ("fetch.max.bytes", "16777216"),
+    ("fetch.message.max.bytes", "2097152"),
+    // librdkafka's own default is a second, which is how long a full queue would stay empty after it was emptied.
+    ("fetch.queue.backoff.ms", "5"),
+    ("fetch.wait.max.ms", "500"),
+    ("reconnect.backoff.max.ms", "5000"),
+    // How soon a new partition is found.
+    ("topic.metadata.refresh.interval.ms", "10000"),
+    ("metadata.max.age.ms", "60000"),
+    ("socket.keepalive.enable", "true"),
+    ("socket.nagle.disable", "true"),
+];
+
+/// What the promises own; see [`REFUSED`] for the reasons.
+const OWNED: [(&str, &str); 9] = [
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("auto.offset.reset", "error"),
+    ("isolation.level", "read_committed"),
+    ("check.crcs", "true"),
+    ("enable.partition.eof", "true"),
+    ("allow.auto.create.topics", "false"),
+    ("statistics.interval.ms", "5000"),
+    // One line of this context tells that a topic has been replaced by another of its name; see `consumer`.
+    ("debug", "topic"),
+];
+
+/// Brokers and the user's properties: what every client of ours needs.
+///
+/// # Errors
+/// [`Kind::Config`] naming the property, never its value.
+pub(super) fn connection(
+    brokers: &str,
+    properties: &std::collections::BTreeMap<String, String>,
+) -> Result<ClientConfig> {
+    let mut config = ClientConfig::new();
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    for (name, value) in properties {
+        if let Some(fault) = fault(name, value) {
+            return Err(Error::new(Kind::Config, fault).remedy("mend [kafka.properties]"));
+        }
+        config.set(name, value);
+    }
+    config.set("bootstrap.servers", brokers);
+    Ok(config)
+}
+
+/// The whole configuration of a source's client.
+pub(super) fn consumer(options: &SourceOptions) -> Result<ClientConfig> {
+    let mut config = connection(&options.brokers, &options.properties)?;
+    for (name, value) in DEFAULTS {
+        if !options.properties.contains_key(name) {
+            config.set(name, value);
+        }
+    }
+    for (name, value) in OWNED {
+        config.set(name, value);
+    }
+    // With the newer group protocol the broker assigns, and refuses to be told how.
+    if options.properties.get("group.protocol").is_none_or(|protocol| protocol != "consumer") {
+        config.set("partition.assignment.strategy", "cooperative-sticky");
+    }
+    config.set("group.id", &options.group).set("client.id", &options.client_id);
+    config.set_log_level(RDKafkaLogLevel::Debug);
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_we_own_is_refused_to_the_user() {
+        for (name, _) in OWNED {
+            assert!(refused(name).is_some(), "{name} is ours but could be set");
+        }
+        for (name, _) in DEFAULTS {
+            assert!(refused(name).is_none(), "{name} is a default but could not be changed");
+        }
+    }
+
+    #[test]
+    fn faults_name_the_property_and_never_its_value() {
+        assert_eq!(fault("sasl.password", "hunter2"), None);
+        let fault_of = |name, value| fault(name, value).unwrap();
+        assert!(fault_of("auto.offset.reset", "earliest").contains("stops the partition"));
+        assert!(fault_of("sesion.timeout.ms", "1").contains("did you mean `session.timeout.ms`?"));
+        let odd = fault_of("session.timeout.ms", "hunter2");
+        assert!(odd.contains("session.timeout.ms") && !odd.contains("hunter2"), "{odd}");
+    }
+
+    #[test]
+    fn what_we_set_is_what_librdkafka_knows() {
+        for (name, value) in DEFAULTS.iter().chain(&OWNED) {
+            assert!(ClientConfig::new().set(*name, *value).create_native_config().is_ok(), "{name}={value}");
+        }
+        for name in KNOWN {
+            let what = ClientConfig::new().set(name, "?").create_native_config().err().map(|error| error.to_string());
+            assert!(!what.unwrap_or_default().contains("No such"), "{name}");
+        }
+    }
+}

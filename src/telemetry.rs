@@ -1,0 +1,115 @@
+//! Where log lines go: standard error, as text or as one JSON object per line, times in UTC.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Log, LogFormat, LogLevel};
+use crate::error::{Error, Kind, Result};
+
+/// Overrules the level of the config, e.g. `info,afterimage::sink=debug`.
+pub const FILTER_VARIABLE: &str = "AFTERIMAGE_LOG";
+
+/// Starts logging for the whole process; once. Lines of ours are written from `log.level` on, those of the libraries beneath
+/// from `warn` on. Errors with [`Kind::Config`] if the filter in the environment can't be read.
+pub fn start(log: &Log) -> Result<()> {
+    let filter = filter(log, std::env::var(FILTER_VARIABLE).ok().as_deref())?;
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    subscriber(log.format, filter, color, std::io::stderr)
+        .try_init()
+        .map_err(|error| Error::new(Kind::Bug, "logging was started twice").source(error))
+}
+
+fn filter(log: &Log, overrule: Option<&str>) -> Result<EnvFilter> {
+    match overrule.filter(|text| !text.trim().is_empty()) {
+        Some(text) => EnvFilter::try_new(text).map_err(|error| {
+            Error::new(Kind::Config, format!("{FILTER_VARIABLE} is no filter"))
+                .remedy("write it like info,afterimage::sink=debug")
+                .source(error)
+        }),
+        None => Ok(EnvFilter::new(format!("warn,afterimage={}", level_name(log.level)))),
+    }
+}
+
+fn level_name(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+fn subscriber<W>(
+    format: LogFormat,
+    filter: EnvFilter,
+    color: bool,
+    writer: W,
+) -> Box<dyn tracing::Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(writer);
+    match format {
+        LogFormat::Text => Box::new(lines.finish()),
+        LogFormat::Json => Box::new(lines.json().flatten_event(true).with_current_span(false).finish()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(log: &Log, overrule: Option<&str>) -> Vec<String> {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let subscriber = subscriber(log.format, filter(log, overrule).unwrap(), false, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(target: "afterimage::sink", partition = 3, "batch applied");
+            tracing::debug!(target: "afterimage::sink", "detail");
+            tracing::info!(target: "rdkafka", "noise");
+        });
+        let bytes = captured.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn json_lines_have_fields_and_a_utc_time() {
+        let lines = lines(&Log { format: LogFormat::Json, level: LogLevel::Info }, None);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(line["message"], "batch applied");
+        assert_eq!(line["partition"], 3);
+        assert_eq!(line["level"], "INFO");
+        assert!(line["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
+    }
+
+    #[test]
+    fn the_level_is_ours_and_the_environment_overrules_it() {
+        let log = Log { format: LogFormat::Text, level: LogLevel::Debug };
+        assert_eq!(lines(&log, None).len(), 2);
+        assert_eq!(lines(&log, Some("error")).len(), 0);
+        assert_eq!(lines(&log, Some("info")).len(), 2, "libraries too");
+        assert!(filter(&log, Some("afterimage=loud")).is_err());
+    }
+}

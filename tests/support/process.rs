@@ -1,0 +1,215 @@
+//! The program itself, run as operators run it: a process with a config file, killed, paused and stopped by signals.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use afterimage::demo::process::{ServerCommand, tail, words};
+use tempfile::TempDir;
+
+use super::servers::scratch;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_afterimage");
+
+/// A directory as an operator has one: `afterimage.toml`, and copies of the shipped `queries/` and `schemas/` to change.
+pub struct Workspace {
+    directory: TempDir,
+}
+
+impl Workspace {
+    pub fn new(config: &str) -> Self {
+        let workspace = Self { directory: scratch("workspace-") };
+        for folder in ["queries", "schemas"] {
+            let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            let copied = Command::new("cp").arg("-r").arg(&shipped).arg(workspace.path()).status().unwrap();
+            assert!(copied.success(), "cannot copy {}", shipped.display());
+        }
+        workspace.write("afterimage.toml", config);
+        workspace
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Writes a file at a path relative to the workspace.
+    pub fn write(&self, file: &str, text: &str) {
+        let path = self.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// Starts `afterimage <arguments>` in the workspace with its config; `name` names its log.
+    pub fn start(&self, name: &str, arguments: &[&str]) -> Running {
+        self.start_with(name, arguments, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn start_with(&self, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Running {
+        let log = self.path().join(format!("{name}.log"));
+        let mut command = words(&[PROGRAM]);
+        command.extend(words(arguments));
+        let child = ServerCommand {
+            words: command,
+            environment: environment.iter().map(|&(name, value)| (name.into(), value.into())).collect(),
+            directory: self.path().to_owned(),
+            log: log.clone(),
+        }
+        .spawn()
+        .unwrap();
+        Running { name: name.to_owned(), child, log, status: None }
+    }
+
+    /// Runs `afterimage <arguments>` to its end, which must come within a minute.
+    pub fn run(&self, arguments: &[&str]) -> Finished {
+        let (out, err) = (self.path().join("stdout"), self.path().join("stderr"));
+        let mut child = Command::new(PROGRAM)
+            .args(arguments)
+            .current_dir(self.path())
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(&out).unwrap())
+            .stderr(std::fs::File::create(&err).unwrap())
+            .spawn()
+            .unwrap();
+        let status = wait(&mut child, Duration::from_secs(60));
+        let read = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
+        let (stdout, stderr) = (read(&out), read(&err));
+        let Some(status) = status else {
+            let _ = child.kill();
+            panic!("afterimage {arguments:?} does not end\n{stdout}\n{stderr}");
+        };
+        Finished { status, stdout, stderr }
+    }
+}
+
+/// How a run to the end came out.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Finished {
+    /// The exit code; panics where a signal ended the run.
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or_else(|| panic!("ended by a signal: {self:?}"))
+    }
+}
+
+/// A running program. Killed when dropped; a test that fails shows the end of its log.
+pub struct Running {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    status: Option<ExitStatus>,
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.status = self.child.wait().ok();
+    }
+
+    /// SIGTERM: asks for an orderly stop.
+    pub fn terminate(&self) {
+        signal(self.pid(), libc::SIGTERM);
+    }
+
+    /// SIGSTOP: it stands still, as a paused virtual machine does.
+    pub fn pause(&self) {
+        signal(self.pid(), libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        signal(self.pid(), libc::SIGCONT);
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().unwrap();
+        }
+        self.status.is_none()
+    }
+
+    /// Waits for the end; panics with the end of the log if it doesn't come.
+    pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        let until = Instant::now() + deadline;
+        while self.is_running() {
+            assert!(Instant::now() < until, "{} still runs after {deadline:?}\n{}", self.name, self.tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.status.unwrap()
+    }
+
+    /// The same for a run that must end with `code`.
+    pub async fn wait_for_code(&mut self, code: i32, deadline: Duration) {
+        let status = self.wait(deadline).await;
+        assert_eq!(status.code(), Some(code), "{} ended with {status}\n{}", self.name, self.tail());
+    }
+
+    /// Waits until the log holds `text`; panics if it doesn't come or the program ends without it.
+    pub async fn wait_for_log(&mut self, text: &str, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        loop {
+            let running = self.is_running();
+            if self.log().contains(text) {
+                return;
+            }
+            assert!(running, "{} ended without logging {text:?}\n{}", self.name, self.tail());
+            assert!(Instant::now() < until, "{} did not log {text:?} in {deadline:?}\n{}", self.name, self.tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Everything it wrote so far; runs of the same name in the same workspace write to one log.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    pub fn tail(&self) -> String {
+        tail(&self.log, 40)
+    }
+
+    /// The most memory it ever had in RAM, in bytes; 0 once it has ended.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+        line.trim().trim_end_matches(" kB").parse::<u64>().map_or(0, |kib| kib * 1024)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("---- the end of {}'s log ({})\n{}\n----", self.name, self.log.display(), self.tail());
+        }
+    }
+}
+
+/// Sends a signal to a process that was started here and hasn't been waited for, so that its number is still its own.
+#[allow(unsafe_code, reason = "the standard library sends SIGKILL alone")]
+pub fn signal(pid: u32, signal: libc::c_int) {
+    // SAFETY: kill() takes two integers and touches no memory of ours.
+    let outcome = unsafe { libc::kill(pid.cast_signed(), signal) };
+    assert_eq!(outcome, 0, "signal {signal} to {pid}: {}", std::io::Error::last_os_error());
+}
+
+/// Waits for a child's end on this thread; `None` if it doesn't come.
+pub fn wait(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + deadline;
+    loop {
+        match child.try_wait().unwrap() {
+            Some(status) => return Some(status),
+            None if Instant::now() > until => return None,
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
