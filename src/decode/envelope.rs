@@ -178,6 +178,16 @@ impl Part {
             _ => Self::Unknown,
         }
     }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Op => "op",
+            Self::Before => "before",
+            Self::After => "after",
+            Self::Timestamp => "timestamp",
+            Self::Quiet | Self::Unknown => "another member",
+        }
+    }
 }
 
 /// One pass over one event.
@@ -361,7 +371,7 @@ impl<'de> Visitor<'de> for EventSeed<'_, '_> {
             let Some(part) = map.next_key_seed(seed)? else { return Ok(()) };
             let repeats = !matches!(part, Part::Quiet | Part::Unknown) && !pass.parts.first_sight(part);
             if repeats {
-                return Err(pass.stop(Fault::new("`op`, `before`, `after` or `timestamp` stands in the event twice")));
+                return Err(pass.stop(Fault::field(part.name(), "stands in the event twice")));
             }
             pass.part(part, &mut map)?;
         }
