@@ -91,7 +91,7 @@ pub(super) static KAFKA: Section = Section {
 pub(super) static KAFKA_PROPERTIES: Section = Section {
     path: "kafka.properties",
     doc: "Any property of librdkafka, such as `security.protocol`; values are texts, numbers, or true/false. \
-          Relative paths in `*.location` start at the config file. Properties that the promises own are refused (below).",
+          Relative paths in `*.location` start at the config file. Some cannot be set (below).",
     keys: &[],
 };
 

@@ -58,7 +58,7 @@ pub(super) mod code {
         (NAME, "a name that is not accepted"),
         (SAME_TOPIC, "two pipelines read one topic in one group"),
         (SAME_TABLE, "two pipelines write one table"),
-        (PROPERTY_REFUSED, "a Kafka property that the promises own"),
+        (PROPERTY_REFUSED, "a Kafka property that cannot be set, does not exist, or has a value that is not accepted"),
         (CONTRADICTION, "keys that contradict each other"),
         (SECRET_EXPOSED, "warning: a secret that others can read"),
         (INSECURE, "a connection or listener that others can read or meddle with"),
