@@ -47,7 +47,7 @@ impl<'a> Image<'a> {
 
 /// A way in which bytes fail to be an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum Malformation {
     Empty,
     NotUtf8,
     NotJson,
@@ -70,7 +70,7 @@ pub enum Fault {
     DuplicateField,
 }
 
-impl Fault {
+impl Malformation {
     pub const ALL: [Self; 20] = [
         Self::Empty,
         Self::NotUtf8,

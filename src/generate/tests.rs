@@ -2,7 +2,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
-use super::event::Fault;
 use super::people::Profile;
 use super::*;
 use crate::oracle;
@@ -72,7 +71,7 @@ fn a_user_stays_in_one_partition_through_changes_of_key() {
 fn every_malformation_is_refused_by_the_fold_and_says_rightly_whether_it_names_its_user() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
     let profile = Profile::random(&mut rng);
-    for fault in Fault::ALL {
+    for fault in Malformation::ALL {
         let value = fault.value("17", &profile, 1_700_000_000_000);
         let record = OwnedRecord {
             partition: 0,

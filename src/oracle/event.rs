@@ -44,8 +44,8 @@ impl Change {
     }
 }
 
-/// Reads a payload. The users of a good event are those it changes; of a refused one, all whose key can be read in an image,
-/// which takes whole and valid JSON.
+/// Reads a payload. The users of a good event are those it changes; of a refused one, those whose key can be read, which takes
+/// whole and valid JSON.
 pub(super) fn read(bytes: &[u8], kafka_ms: Option<i64>, settings: &Settings) -> (BTreeSet<String>, Verdict) {
     let refused = Verdict::Refused("decode");
     let Ok(text) = std::str::from_utf8(bytes) else { return (BTreeSet::new(), refused) };
@@ -56,11 +56,18 @@ pub(super) fn read(bytes: &[u8], kafka_ms: Option<i64>, settings: &Settings) -> 
             let users = event.changes.iter().map(|change| change.user().to_owned()).collect();
             (users, Verdict::Good(event))
         }
-        None => {
-            let users =
-                ["before", "after"].into_iter().filter_map(|image| envelope.get(image)?.get("userId")?.as_str());
-            (users.map(str::to_owned).collect(), refused)
-        }
+        None => (readable_users(&envelope), refused),
+    }
+}
+
+/// Users of a record that is no event: those of the image that its `op` is about, else of the other; of both where the `op` can't tell.
+fn readable_users(envelope: &Map<String, Value>) -> BTreeSet<String> {
+    let user = |image| envelope.get(image)?.get("userId")?.as_str().map(str::to_owned);
+    let (before, after) = (user("before"), user("after"));
+    match envelope.get("op").and_then(Value::as_str) {
+        Some("c" | "r") => after.or(before).into_iter().collect(),
+        Some("d") => before.or(after).into_iter().collect(),
+        _ => before.into_iter().chain(after).collect(),
     }
 }
 

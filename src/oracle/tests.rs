@@ -240,6 +240,8 @@ fn each_kind_of_bad_payload_is_refused_and_names_the_users_that_can_be_read() {
         (r#"{"op":"u","after":{"userId":null},"timestamp":1}"#, &[]),
         (r#"{"op":"u","after":{"userId":7},"timestamp":1}"#, &[]),
         (r#"{"op":"u","before":{"userId":"1"},"after":{"userId":"2","name":7},"timestamp":1}"#, &["1", "2"]),
+        (r#"{"op":"c","before":{"userId":"1"},"after":{"userId":"2","name":7},"timestamp":1}"#, &["2"]),
+        (r#"{"op":"d","before":{"userId":"1"},"after":{"userId":"2"}}"#, &["1"]),
         (r#"{"op":"u","after":{"userId":"1"}}"#, &["1"]),
         (r#"{"op":"u","after":{"userId":"1"},"timestamp":null}"#, &["1"]),
         (r#"{"op":"u","after":{"userId":"1"},"timestamp":"1"}"#, &["1"]),
