@@ -47,7 +47,7 @@ impl Engine {
             }
         }
         if guilty.is_empty() {
-            return Err(self.at(crash.error()));
+            return Err(crash.error());
         }
         tracing::warn!(
             model = crash.model,

@@ -9,25 +9,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{
-    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray, UInt32Array,
-};
-use arrow::compute::{cast, filter_record_batch, take};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionContext;
 
 use super::bisect::Crash;
-use super::fold::{Encoder, Fold};
+use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
-use super::lookup::{self, Lookup};
+use super::lookup::{self, Lookup, Table};
 use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order};
 use super::plan::{self, ASSUMED_ROWS, Step};
-use super::rows::{Places, Rows, column, positions};
+use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
-use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, lookup_file, output};
+use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, output};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
@@ -48,7 +46,7 @@ pub struct Engine {
     lookups: Vec<Lookup>,
     target: Target,
     routes: Routes,
-    /// Key columns of the last batch's `latest` as it left, for [`Engine::evidence`].
+    /// Key columns of the last [`Evaluation::latest`].
     last_keys: Vec<ArrayRef>,
 }
 
@@ -126,8 +124,18 @@ impl Engine {
             metrics: route(METRICS),
             out_of_order: route(OUT_OF_ORDER),
         };
-        let (spec, task) = (spec.clone(), session.task_ctx());
-        Self { spec, task, steps, events, held, known, lookups, target, routes, last_keys: Vec::new() }
+        Self {
+            spec: spec.clone(),
+            task: session.task_ctx(),
+            steps,
+            events,
+            held,
+            known,
+            lookups,
+            target,
+            routes,
+            last_keys: Vec::new(),
+        }
     }
 
     /// The target that `latest` asks for: texts as `VARCHAR(255)`, numbers, dates and times exactly. Key columns of text still
@@ -151,29 +159,27 @@ impl Engine {
         Ok(())
     }
 
-    /// The columns of what [`evidence`](Self::evidence) takes: the key, then `_known_ts`, `_known_partition`, `_known_offset`.
-    pub fn known_schema(&self) -> SchemaRef {
-        Arc::clone(self.known.schema())
+    /// Replaces a lookup's rows from the next batch on; the columns must be the ones that the models were planned with. Yields
+    /// whether any row differs. On a fault the old rows stay.
+    pub fn set_lookup(&mut self, name: &str, rows: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
+        self.lookup(name)?.replace(Table { rows, lines: Vec::new() }, None)
     }
 
-    /// Replaces a lookup's rows from the next batch on; `false` if they are what they were. The columns must be the ones that the
-    /// models were planned with.
-    pub fn set_lookup(&mut self, name: &str, table: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
-        let Some(lookup) = self.lookups.iter().find(|lookup| lookup.name == name) else {
-            return Err(vec![Diagnostic::error("AI0301", format!("there is no lookup {name:?}"))]);
-        };
-        lookup.replace(table)
+    /// As [`set_lookup`](Self::set_lookup), from a file.
+    pub fn reload_lookup(&mut self, name: &str, file: &Path) -> Result<bool, Vec<Diagnostic>> {
+        self.lookup(name)?.reload(file)
     }
 
-    /// Replaces a lookup by what its file holds now.
-    pub fn reload_lookup(&mut self, name: &str, path: &Path) -> Result<bool, Vec<Diagnostic>> {
-        let table = lookup_file::read(name, path)?;
-        self.set_lookup(name, table.rows)
+    fn lookup(&self, name: &str) -> Result<&Lookup, Vec<Diagnostic>> {
+        let lookup = self.lookups.iter().find(|lookup| lookup.name == name);
+        lookup.ok_or_else(|| vec![Diagnostic::error("AI0301", format!("there is no lookup {name:?}"))])
     }
 
-    /// A batch without rows in the shape of [`Evaluation::latest`].
+    /// [`Evaluation::latest`] without rows.
     pub fn no_rows(&self) -> Result<RecordBatch> {
-        output::no_rows(&self.target)
+        let step = self.steps.iter().find(|step| step.name == LATEST);
+        let step = step.ok_or_else(|| Error::new(Kind::Bug, "latest isn't planned"))?;
+        Ok(RecordBatch::new_empty(output::latest_schema(step.schema(), &self.target)))
     }
 
     /// Each model that ran for the last batch: its rows and how long it took.
@@ -226,7 +232,7 @@ impl Engine {
                 }
             }
             if why.len() == known {
-                return Err(Error::new(Kind::Bug, format!("pipeline {}: a batch makes no progress", self.spec.name)));
+                return Err(Error::new(Kind::Bug, "a batch makes no progress"));
             }
         }
     }
@@ -273,7 +279,7 @@ impl Engine {
         }
         let accepted = Rows::new(ACCEPTED, self.rows_of(ACCEPTED)?)?;
         self.only_events(ACCEPTED, &accepted, &places)?;
-        output::verify_accepted(&accepted, &judged.verdicts).map_err(|error| self.at(error))?;
+        output::verify_accepted(&accepted, &judged.verdicts)?;
         let encoder =
             Encoder::new(self.held.schema().fields().iter().take(self.spec.key.len()).map(|field| field.data_type()))?;
         let accepted_keys = accepted.columns(ACCEPTED, &self.spec.key)?;
@@ -289,55 +295,39 @@ impl Engine {
         }
         let latest = Rows::new(LATEST, self.rows_of(LATEST)?)?;
         let latest_keys = encoder.encode(&latest.columns(LATEST, &self.spec.key)?)?;
-        fold.verify(&accepted, &latest, &latest_keys).map_err(|error| self.at(error))?;
+        fold.verify(&accepted, &latest, &latest_keys)?;
         held::find_misfits(&latest, &self.target, &mut more);
         if !more.is_empty() {
             return Ok(Attempt::Refused(more));
         }
 
         let all = positions(&input.events)?;
-        let high_water = timed.then_some(input.high_water_ns);
+        let order = sorted(&latest_keys);
+        let suspects = match timed {
+            true => output::suspects(&accepted, &fold.keys, &latest_keys, &order, input.high_water_ns),
+            false => Vec::new(),
+        };
         let sums = output::sums(input, &all, &judged.verdicts, &accepted, &latest, timed);
         let (refused, held) = outcomes(judged.verdicts, &faults);
-        let finished = output::latest(&latest, &latest_keys, &self.target, timed)?;
-        self.last_keys = finished.columns().iter().take(self.spec.key.len()).map(Arc::clone).collect();
-        Ok(Attempt::Done(Box::new(Evaluation {
-            refused,
-            held,
-            sums,
-            suspects: output::suspects(&accepted, &accepted_keys, &encoder, &latest_keys, high_water)?,
-            latest: finished,
-            metrics: self.figures().await,
-        })))
+        let latest = output::latest(&latest, &order, &self.target, timed)?;
+        self.last_keys = latest.columns().get(..self.spec.key.len()).unwrap_or_default().to_vec();
+        Ok(Attempt::Done(Box::new(Evaluation { latest, refused, held, sums, suspects, metrics: self.figures().await })))
     }
 
-    /// The out-of-order events of the last batch, given what the target knew of the suspects before it: rows of `latest` with the
-    /// newest version stored of their key, `None` where there is none.
+    /// Late events of the last batch: the rows of `out_of_order`. `known` names, for each suspect, its row in the last
+    /// [`Evaluation::latest`] and the newest version that was stored of its key before this batch, if any.
     pub async fn evidence(&mut self, known: &[(usize, Option<Version>)]) -> Result<Vec<OutOfOrder>> {
         if self.routes.out_of_order.is_empty() || known.is_empty() || self.spec.version == VersionBy::Arrival {
             return Ok(Vec::new());
         }
-        let rows: UInt32Array = known.iter().map(|(row, _)| u32::try_from(*row).unwrap_or(u32::MAX)).collect();
-        let mut columns = Vec::new();
-        for key in &self.last_keys {
-            columns.push(take(key, &rows, None).map_err(bug)?);
+        self.known.fill(&[evidence::known_rows(self.known.schema(), &self.last_keys, known)?]);
+        for index in self.routes.out_of_order.iter().filter(|index| !self.routes.latest.contains(index)) {
+            if let Some(step) = self.steps.get_mut(*index) {
+                step.forget();
+            }
         }
-        let versions = || known.iter().map(|(_, version)| *version);
-        columns.push(Arc::new(versions().map(|version| Some(version?.ts_ns)).collect::<TimestampNanosecondArray>()));
-        columns.push(Arc::new(versions().map(|version| Some(version?.partition)).collect::<Int32Array>()));
-        columns.push(Arc::new(versions().map(|version| Some(version?.offset)).collect::<Int64Array>()));
-        let schema = self.known_schema();
-        let columns: Result<Vec<_>> = columns
-            .iter()
-            .zip(schema.fields())
-            .map(|(values, field)| cast(values, field.data_type()).map_err(bug))
-            .collect();
-        self.known.fill(&[RecordBatch::try_new(schema, columns?).map_err(bug)?]);
-        for step in self.steps.iter_mut().filter(|step| step.reads.iter().any(|read| read == KNOWN)) {
-            step.rows = None;
-        }
-        self.run(|routes| &routes.out_of_order).await.map_err(|crash| self.at(crash.error()))?;
-        evidence::read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key).map_err(|error| self.at(error))
+        self.run(|routes| &routes.out_of_order).await.map_err(|crash| crash.error())?;
+        evidence::read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key)
     }
 
     /// Makes `events` the current batch; nothing has run on it yet.
@@ -427,16 +417,11 @@ impl Engine {
             let position = rows.position(row);
             if places.find(position, &mut near).is_none() {
                 let what = format!("{model}.sql yields a row for {position}, which is no event of this batch");
-                return Err(self
-                    .at(Error::new(Kind::Model, what))
+                return Err(Error::new(Kind::Model, what)
                     .remedy("every row must carry `_partition` and `_offset` of its event unchanged"));
             }
         }
         Ok(())
-    }
-
-    pub(super) fn at(&self, error: Error) -> Error {
-        error.at(format!("pipeline {}", self.spec.name))
     }
 }
 

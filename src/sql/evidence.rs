@@ -1,8 +1,12 @@
-//! Reads the rows of `out_of_order` as [`OutOfOrder`].
+//! Around the model `out_of_order`: fills the table `known`, reads the model's rows as [`OutOfOrder`].
 
-use arrow::array::{Array, AsArray, RecordBatch, TimestampNanosecondArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampNanosecondType};
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray, UInt64Array,
+};
+use arrow::compute::{TakeOptions, cast, take};
+use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef, TimestampNanosecondType};
 
 use super::keys::{KeyTexts, key_columns};
 use super::models::OUT_OF_ORDER;
@@ -10,6 +14,26 @@ use super::rows::{column, event_time_type};
 use crate::error::{Error, Kind, Result};
 use crate::position::{Position, Version};
 use crate::work::OutOfOrder;
+
+/// The table `known`: for each suspect its key (a row of `keys`) and the newest version that was stored of it.
+pub(super) fn known_rows(
+    schema: &SchemaRef,
+    keys: &[ArrayRef],
+    known: &[(usize, Option<Version>)],
+) -> Result<RecordBatch> {
+    let bug = |error| Error::new(Kind::Bug, "the table known can't be made").source(error);
+    let rows: UInt64Array = known.iter().map(|(row, _)| Some(*row as u64)).collect();
+    let checked = Some(TakeOptions { check_bounds: true });
+    let mut columns: Vec<ArrayRef> =
+        keys.iter().map(|values| take(values, &rows, checked.clone())).collect::<Result<_, _>>().map_err(bug)?;
+    let times = known.iter().map(|(_, version)| version.map(|version| version.ts_ns));
+    columns.push(Arc::new(TimestampNanosecondArray::from_iter(times).with_timezone("UTC")));
+    let partitions = known.iter().map(|(_, version)| version.map(|version| version.partition));
+    columns.push(Arc::new(Int32Array::from_iter(partitions)));
+    let offsets = known.iter().map(|(_, version)| version.map(|version| version.offset));
+    columns.push(Arc::new(Int64Array::from_iter(offsets)));
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(bug)
+}
 
 /// All rows of the model, by position.
 pub(super) fn read(rows: &RecordBatch, key: &[String]) -> Result<Vec<OutOfOrder>> {
@@ -46,7 +70,7 @@ fn times(rows: &RecordBatch, name: &str) -> Result<TimestampNanosecondArray> {
     Ok(values.as_primitive::<TimestampNanosecondType>().clone())
 }
 
-fn whole(rows: &RecordBatch, name: &str, kind: DataType) -> Result<arrow::array::ArrayRef> {
+fn whole(rows: &RecordBatch, name: &str, kind: DataType) -> Result<ArrayRef> {
     let values = column(OUT_OF_ORDER, rows, name)?;
     let values = cast(&values, &kind)
         .map_err(|error| Error::new(Kind::Bug, format!("{OUT_OF_ORDER}: column {name}")).source(error))?;

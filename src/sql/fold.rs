@@ -16,7 +16,10 @@ use super::models::{ACCEPTED, LATEST};
 use super::rows::Rows;
 use crate::error::{Error, Kind, Result};
 
-/// Keys as comparable bytes, in the target's order.
+/// The keys of a model's rows as comparable bytes.
+pub(super) type EncodedKeys = arrow::row::Rows;
+
+/// Turns key columns into [`EncodedKeys`], ordered as the target's key is.
 pub(super) struct Encoder(RowConverter);
 
 impl Encoder {
@@ -25,7 +28,7 @@ impl Encoder {
         RowConverter::new(fields).map(Self).map_err(unsortable)
     }
 
-    pub(super) fn encode(&self, keys: &[ArrayRef]) -> Result<arrow::row::Rows> {
+    pub(super) fn encode(&self, keys: &[ArrayRef]) -> Result<EncodedKeys> {
         self.0.convert_columns(keys).map_err(unsortable)
     }
 }
@@ -36,7 +39,7 @@ fn unsortable(error: arrow::error::ArrowError) -> Error {
 
 /// Per key of the accepted rows: the row that wins.
 pub(super) struct Fold {
-    keys: arrow::row::Rows,
+    pub(super) keys: EncodedKeys,
     /// Row numbers, one per key.
     winners: HashTable<u32>,
     hasher: FixedState,
@@ -46,7 +49,7 @@ pub(super) struct Fold {
 
 impl Fold {
     /// Folds `rows` with the given encoded `keys`; event times count only where `timed`.
-    pub(super) fn new(rows: &Rows, keys: arrow::row::Rows, timed: bool) -> Self {
+    pub(super) fn new(rows: &Rows, keys: EncodedKeys, timed: bool) -> Self {
         let hasher = FixedState::default();
         let mut winners: HashTable<u32> = HashTable::with_capacity(rows.len());
         let mut doubles = Vec::new();
@@ -80,7 +83,7 @@ impl Fold {
     }
 
     /// Checks that `latest` holds each key's winner, once, and nothing else.
-    pub(super) fn verify(&self, accepted: &Rows, latest: &Rows, latest_keys: &arrow::row::Rows) -> Result<()> {
+    pub(super) fn verify(&self, accepted: &Rows, latest: &Rows, latest_keys: &EncodedKeys) -> Result<()> {
         for row in 0..latest.len() {
             let position = latest.position(row);
             let Some(winner) = self.winner(latest_keys.row(row)) else {
@@ -113,13 +116,9 @@ fn wrong(what: String) -> Error {
         .remedy("keep one row per key: ROW_NUMBER() OVER (PARTITION BY <key> ORDER BY ts DESC, _partition DESC, _offset DESC) = 1")
 }
 
-/// Row numbers in key order; of equal keys only the first where `unique`.
-pub(super) fn sorted(keys: &arrow::row::Rows, unique: bool) -> Vec<u32> {
+/// Row numbers in key order.
+pub(super) fn sorted(keys: &EncodedKeys) -> Vec<u32> {
     let mut order: Vec<u32> = (0..keys.num_rows() as u32).collect();
-    order
-        .sort_unstable_by(|left, right| keys.row(*left as usize).cmp(&keys.row(*right as usize)).then(left.cmp(right)));
-    if unique {
-        order.dedup_by(|left, right| keys.row(*left as usize) == keys.row(*right as usize));
-    }
+    order.sort_unstable_by(|left, right| keys.row(*left as usize).cmp(&keys.row(*right as usize)));
     order
 }

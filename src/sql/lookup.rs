@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use hashbrown::HashMap;
@@ -41,9 +41,15 @@ pub(super) struct Table {
 }
 
 impl Lookup {
-    /// Replaces all rows; the columns must stay the same. `false` if the rows did, too.
-    pub(super) fn replace(&self, rows: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
-        let rows = plain(rows)?;
+    /// Reads the rows of a file instead of those that are there.
+    pub(super) fn reload(&self, path: &Path) -> Result<bool, Vec<Diagnostic>> {
+        let table = lookup_file::read(&self.name, path)?;
+        self.replace(table, Some(path))
+    }
+
+    /// Replaces all rows; the columns must stay the same. Yields whether any row differs.
+    pub(super) fn replace(&self, table: Table, file: Option<&Path>) -> Result<bool, Vec<Diagnostic>> {
+        let rows = plain(table.rows)?;
         let (old, new) = (columns(self.slot.schema()), columns(&rows.schema()));
         if old != new {
             let message = format!("lookup {:?} had the columns {old}; it comes with {new}", self.name);
@@ -53,13 +59,14 @@ impl Lookup {
         }
         let rows = RecordBatch::try_new(Arc::clone(self.slot.schema()), rows.columns().to_vec())
             .map_err(|error| vec![Diagnostic::error("AI0306", error.to_string())])?;
-        let faults = key_faults(&self.name, &self.key, None, &Table { rows: rows.clone(), lines: Vec::new() });
+        let table = Table { rows, lines: table.lines };
+        let faults = key_faults(&self.name, &self.key, file, &table);
         if !faults.is_empty() {
             return Err(faults);
         }
-        let changed = *self.slot.batches() != [rows.clone()];
-        self.slot.fill(&[rows]);
-        Ok(changed)
+        let news = self.slot.batches().first() != Some(&table.rows);
+        self.slot.fill(&[table.rows]);
+        Ok(news)
     }
 }
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Value};
 
 use super::Input;
-use super::fold::{Encoder, sorted};
+use super::fold::EncodedKeys;
 use super::models::{ACCEPTED, LATEST};
 use super::rows::Rows;
 use crate::error::{Error, Kind, Result};
@@ -19,86 +19,61 @@ use crate::position::{Partition, Position};
 use crate::target::{Target, VERSION_COLUMNS};
 use crate::work::{Changes, Classes, PartitionSums};
 
-/// The rows of `latest` as [`crate::work::Evaluation::latest`] wants them.
-pub(super) fn latest(rows: &Rows, keys: &arrow::row::Rows, target: &Target, timed: bool) -> Result<RecordBatch> {
-    let order = UInt32Array::from(sorted(keys, false));
+/// The rows of `latest` as [`crate::work::Evaluation::latest`] wants them; `order` are its row numbers by key.
+pub(super) fn latest(rows: &Rows, order: &[u32], target: &Target, timed: bool) -> Result<RecordBatch> {
     let names: Vec<String> = target.columns.iter().map(|column| column.name.clone()).collect();
     let mut columns = rows.columns(LATEST, &names)?;
-    let mut fields: Vec<Field> = names
-        .iter()
-        .zip(&columns)
-        .enumerate()
-        .map(|(place, (name, values))| Field::new(name, values.data_type().clone(), place >= target.key_len))
-        .collect();
-    let [ts, partition, offset] = VERSION_COLUMNS;
-    fields.push(Field::new("_deleted", DataType::Boolean, false));
-    fields.push(Field::new(ts, DataType::Int64, false));
-    fields.push(Field::new(partition, DataType::Int32, false));
-    fields.push(Field::new(offset, DataType::Int64, false));
+    let schema = latest_schema(&rows.batch.schema(), target);
     let versions: Vec<_> = (0..rows.len()).map(|row| rows.version(row, timed)).collect();
     columns.push(Arc::new(rows.deleted.clone()));
     columns.push(Arc::new(Int64Array::from_iter_values(versions.iter().map(|version| version.ts_ns))));
     columns.push(Arc::new(Int32Array::from_iter_values(versions.iter().map(|version| version.partition))));
     columns.push(Arc::new(Int64Array::from_iter_values(versions.iter().map(|version| version.offset))));
-    pick(&columns, &order, &Arc::new(Schema::new(fields)))
+    let order = UInt32Array::from(order.to_vec());
+    let bug = |error| Error::new(Kind::Bug, "rows can't be put in order").source(error);
+    let picked = columns.iter().map(|values| take(values, &order, None)).collect::<Result<_, _>>().map_err(bug)?;
+    RecordBatch::try_new(schema, picked).map_err(bug)
 }
 
-/// A batch without rows in that shape; texts stand for all types, since there are no values.
-pub(super) fn no_rows(target: &Target) -> Result<RecordBatch> {
-    let mut fields: Vec<Field> =
-        target.columns.iter().map(|column| Field::new(&column.name, DataType::Utf8, true)).collect();
+/// The columns of [`latest`], given those that the model yields.
+pub(super) fn latest_schema(model: &Schema, target: &Target) -> SchemaRef {
+    let mut fields: Vec<Field> = Vec::with_capacity(target.columns.len() + 4);
+    for (place, column) in target.columns.iter().enumerate() {
+        let kind = model.field_with_name(&column.name).map_or(DataType::Null, |field| field.data_type().clone());
+        fields.push(Field::new(&column.name, kind, place >= target.key_len));
+    }
     let [ts, partition, offset] = VERSION_COLUMNS;
     fields.push(Field::new("_deleted", DataType::Boolean, false));
     fields.push(Field::new(ts, DataType::Int64, false));
     fields.push(Field::new(partition, DataType::Int32, false));
     fields.push(Field::new(offset, DataType::Int64, false));
-    Ok(RecordBatch::new_empty(Arc::new(Schema::new(fields))))
+    Arc::new(Schema::new(fields))
 }
 
-/// The rows `order` of `columns`.
-pub(super) fn pick(columns: &[ArrayRef], order: &UInt32Array, schema: &SchemaRef) -> Result<RecordBatch> {
-    let bug = |error| Error::new(Kind::Bug, "rows can't be put in order").source(error);
-    let picked = columns.iter().map(|values| take(values, order, None)).collect::<Result<_, _>>().map_err(bug)?;
-    let options = RecordBatchOptions::new().with_row_count(Some(order.len()));
-    RecordBatch::try_new_with_options(Arc::clone(schema), picked, &options).map_err(bug)
-}
-
-/// Rows of `latest`, as it leaves the station, whose key has an accepted event with a time below the highest one seen before it in
-/// its partition. Ascending, without repeats.
+/// Places in `order` (the rows of `latest` by key) of keys with an accepted row whose time lies below the highest one seen before
+/// it in its partition.
 pub(super) fn suspects(
     accepted: &Rows,
-    accepted_keys: &[ArrayRef],
-    encoder: &Encoder,
-    latest_keys: &arrow::row::Rows,
-    high_water_ns: Option<&BTreeMap<Partition, i64>>,
-) -> Result<Vec<usize>> {
-    let Some(high_water_ns) = high_water_ns else { return Ok(Vec::new()) };
+    accepted_keys: &EncodedKeys,
+    latest_keys: &EncodedKeys,
+    order: &[u32],
+    high_water_ns: &BTreeMap<Partition, i64>,
+) -> Vec<usize> {
     let mut highest = high_water_ns.clone();
-    let mut late = Vec::new();
+    let mut found = Vec::new();
     for row in accepted.in_order() {
-        let ts = accepted.ts.value(row as usize);
-        let top = highest.entry(accepted.position(row as usize).partition).or_insert(i64::MIN);
+        let row = row as usize;
+        let ts = accepted.ts.value(row);
+        let top = highest.entry(accepted.position(row).partition).or_insert(i64::MIN);
         if ts < *top {
-            late.push(row);
+            let key = accepted_keys.row(row);
+            found.extend(order.binary_search_by(|other| latest_keys.row(*other as usize).cmp(&key)));
         }
         *top = (*top).max(ts);
     }
-    if late.is_empty() {
-        return Ok(Vec::new());
-    }
-    let late = UInt32Array::from(late);
-    let bug = |error| Error::new(Kind::Bug, "keys can't be picked").source(error);
-    let keys: Vec<ArrayRef> =
-        accepted_keys.iter().map(|values| take(values, &late, None)).collect::<Result<_, _>>().map_err(bug)?;
-    let keys = encoder.encode(&keys)?;
-    let order = sorted(latest_keys, false);
-    let mut suspects: Vec<usize> = keys
-        .iter()
-        .filter_map(|key| order.binary_search_by(|row| latest_keys.row(*row as usize).cmp(&key)).ok())
-        .collect();
-    suspects.sort_unstable();
-    suspects.dedup();
-    Ok(suspects)
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 /// Where every record and every change went, per partition (P4).
