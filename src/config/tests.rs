@@ -205,6 +205,10 @@ fn each_fault_has_its_code_place_and_remedy() {
             "AI0003 10:1 unknown key \"brokers\" in [pipelines.users] | \"brokers\" belongs in [kafka]",
         ),
         (
+            fault_with("[kafka]", "[kafka]\ntopik = 1"),
+            "AI0003 3:1 unknown key \"topik\" in [kafka] | \"topic\" belongs in [pipelines.<name>]",
+        ),
+        (
             fault_with("[kafka]", "[kafka]\nzzz = 1"),
             "AI0003 3:1 unknown key \"zzz\" in [kafka] | known here: brokers, group, allow_insecure, properties",
         ),
