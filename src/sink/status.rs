@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::position::{Partition, Position};
 
 /// One partition's row.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PartitionStatus {
     pub topic: String,
     pub partition: i64,

@@ -1,1 +1,312 @@
+//! The shared buffer against a plain model, and its rules one by one.
 
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::Kind;
+
+fn options(buffer_events: usize, buffer_bytes: usize) -> SourceOptions {
+    SourceOptions {
+        brokers: String::new(),
+        group: "g".into(),
+        topic: "t".into(),
+        properties: BTreeMap::new(),
+        client_id: String::new(),
+        buffer_bytes,
+        buffer_events,
+    }
+}
+
+fn shared() -> Shared {
+    Shared::new(&options(1000, 1 << 20))
+}
+
+fn limits(max_events: usize, max_bytes: usize) -> BatchLimits {
+    BatchLimits { max_events, max_bytes, max_wait: Duration::from_millis(5) }
+}
+
+fn record(partition: Partition, offset: i64, value: &[u8]) -> RawRecord<'_> {
+    RawRecord { partition, offset, timestamp_ms: Some(0), key: None, value: Some(value), headers: b"" }
+}
+
+/// Assigns `partition`, as the group does.
+fn assign(shared: &Shared, partition: Partition) -> Assignment {
+    shared.assigned(&[partition]);
+    let mut state = shared.lock();
+    state.reports.clear();
+    Assignment { partition, generation: state.lanes[&partition].generation }
+}
+
+/// Does what the thread does with a client that always obeys.
+fn obey(shared: &Shared) {
+    for change in shared.changes() {
+        shared.carried_out(&change, change.from.is_some());
+    }
+}
+
+fn start(shared: &Shared, partition: Partition, from: i64) -> Assignment {
+    let assignment = assign(shared, partition);
+    shared.position(assignment, from);
+    obey(shared);
+    assignment
+}
+
+fn batch(shared: &Shared, limits: &BatchLimits) -> RawBatch {
+    match shared.poll(limits, true) {
+        Some(Polled::Batch(batch)) => batch,
+        other => panic!("no batch but {other:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_accepted_before_a_position_is_named_and_carried_out() {
+    let shared = shared();
+    let assignment = assign(&shared, 0);
+    shared.accept(record(0, 5, b"x"));
+    shared.position(assignment, 7);
+    shared.accept(record(0, 6, b"x"));
+    shared.accept(record(0, 7, b"x"));
+    assert_eq!(shared.stats().buffered_events, 0);
+    obey(&shared);
+    shared.accept(record(0, 6, b"x"));
+    shared.accept(record(0, 9, b"x"));
+    let chunk = batch(&shared, &limits(10, 1000)).chunks.remove(0);
+    assert_eq!((chunk.from, chunk.to, chunk.len()), (7, 10, 1));
+}
+
+#[test]
+fn what_the_loop_says_about_an_earlier_generation_is_ignored() {
+    let shared = shared();
+    let first = assign(&shared, 3);
+    assert_eq!(shared.revoked(&[3]), Vec::<Partition>::new());
+    let second = assign(&shared, 3);
+    assert_ne!(first.generation, second.generation);
+    shared.position(first, 7);
+    assert_eq!(shared.changes(), []);
+    shared.position(second, 8);
+    assert_eq!(shared.changes(), [Change { assignment: second, remove: false, from: Some(8) }]);
+}
+
+#[test]
+fn a_wish_that_changes_while_it_is_carried_out_wins() {
+    let shared = shared();
+    let assignment = assign(&shared, 0);
+    shared.position(assignment, 7);
+    let old = shared.changes();
+    shared.position(assignment, 20);
+    shared.carried_out(&old[0], true);
+    shared.accept(record(0, 8, b"x"));
+    assert_eq!(shared.stats().buffered_events, 0, "the client reads at 7, which is wanted no longer");
+    assert_eq!(shared.changes(), [Change { assignment, remove: true, from: Some(20) }]);
+    shared.halt(0);
+    assert_eq!(shared.changes(), [Change { assignment, remove: true, from: None }]);
+}
+
+#[test]
+fn revoked_and_halted_partitions_lose_their_buffers_at_once() {
+    let shared = shared();
+    for partition in 0..3 {
+        start(&shared, partition, 0);
+        shared.accept(record(partition, 0, b"abc"));
+    }
+    assert_eq!(shared.revoked(&[0, 9]), [0]);
+    shared.halt(1);
+    let stats = shared.stats();
+    assert_eq!((stats.buffered_events, stats.buffered_bytes), (1, 3 + RECORD_OVERHEAD));
+    assert!(matches!(shared.poll(&limits(9, 99), true), Some(Polled::Revoked(gone)) if gone == [0]));
+    let batch = batch(&shared, &limits(9, 99));
+    assert_eq!(batch.chunks.iter().map(|chunk| chunk.partition).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn a_lost_position_stops_the_partition_and_is_reported_once() {
+    let shared = shared();
+    let assignment = start(&shared, 0, 5);
+    shared.lost(0, "gone".into());
+    shared.lost(0, "gone".into());
+    shared.accept(record(0, 5, b"x"));
+    assert_eq!(shared.stats().buffered_events, 0);
+    let report = shared.poll(&limits(9, 99), false);
+    assert!(matches!(report, Some(Polled::PositionLost { assignment: lost, what }) if lost == assignment && what == "gone"));
+    assert!(shared.poll(&limits(9, 99), false).is_none());
+    assert_eq!(shared.changes(), [Change { assignment, remove: true, from: None }]);
+}
+
+#[test]
+fn the_end_is_told_after_all_records_before_it_and_again_after_new_ones() {
+    let shared = shared();
+    let assignment = start(&shared, 0, 0);
+    shared.accept(record(0, 0, b"x"));
+    shared.reached_end(0);
+    assert_eq!(batch(&shared, &limits(9, 99)).len(), 1);
+    assert!(matches!(shared.poll(&limits(9, 99), false), Some(Polled::AtEnd(ends)) if ends == [assignment]));
+    assert!(shared.poll(&limits(9, 99), false).is_none());
+    shared.accept(record(0, 1, b"x"));
+    assert!(!shared.stats().partitions[0].at_end);
+    shared.reached_end(0);
+    assert_eq!(batch(&shared, &limits(9, 99)).len(), 1);
+    assert!(matches!(shared.poll(&limits(9, 99), false), Some(Polled::AtEnd(_))));
+}
+
+#[test]
+fn reading_pauses_above_the_mark_and_resumes_below_half_of_it() {
+    let shared = Shared::new(&options(10, 1 << 20));
+    start(&shared, 0, 0);
+    for offset in 0..10 {
+        shared.accept(record(0, offset, b"x"));
+    }
+    assert_eq!(shared.pressure(), None);
+    shared.accept(record(0, 10, b"x"));
+    assert_eq!(shared.pressure(), Some(Pressure::Pause(vec![0])));
+    assert_eq!(batch(&shared, &limits(5, 99)).len(), 5);
+    assert_eq!(shared.pressure(), None, "six are left, which is above half");
+    assert_eq!(batch(&shared, &limits(1, 99)).len(), 1);
+    assert_eq!(shared.pressure(), Some(Pressure::Resume(vec![0])));
+    assert_eq!(shared.pressure(), None);
+}
+
+#[test]
+fn trouble_is_reported_once_until_it_is_over() {
+    let shared = shared();
+    let error = |what: &str| Error::new(Kind::BrokerUnavailable, what);
+    let down = RDKafkaErrorCode::AllBrokersDown.to_string();
+    shared.trouble("auth".into(), Heals::WithConnection, error("auth"));
+    shared.trouble(down.clone(), Heals::WithConnection, error("down"));
+    shared.trouble("auth".into(), Heals::WithConnection, error("auth again"));
+    shared.connected();
+    shared.trouble("topic".into(), Heals::WithRecords, error("topic"));
+    shared.connected();
+    shared.recovered();
+    shared.trouble(down, Heals::WithConnection, error("down"));
+    let reports: Vec<_> = std::iter::from_fn(|| shared.poll(&limits(9, 99), false))
+        .map(|report| match report {
+            Polled::Trouble(error) => error.what,
+            other => format!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(reports, ["auth", "Recovered", "topic", "Recovered", "down"]);
+}
+
+#[test]
+fn a_record_larger_than_a_batch_comes_alone_and_starves_nobody() {
+    let shared = shared();
+    for partition in 0..2 {
+        start(&shared, partition, 0);
+    }
+    let large = vec![0; 500];
+    shared.accept(record(0, 0, &large));
+    for offset in 0..40 {
+        shared.accept(record(1, offset, b"0123456789"));
+    }
+    let mut seen = Vec::new();
+    while shared.has_records() {
+        let batch = batch(&shared, &limits(100, 100));
+        assert!(batch.byte_len() <= 100 || batch.len() == 1);
+        seen.extend(batch.records().map(|record| record.partition));
+    }
+    assert_eq!(seen.len(), 41);
+    assert!(seen.iter().take(21).any(|partition| *partition == 0), "{seen:?}");
+}
+
+/// What happens to two partitions.
+#[derive(Debug, Clone)]
+enum Step {
+    Assign(Partition),
+    Revoke(Partition),
+    Position(Partition, i64),
+    Halt(Partition),
+    Obey,
+    /// The next offsets of what the client reads there, leaving out so many.
+    Records(Partition, usize, i64),
+    Take(usize, usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let partition = 0..2;
+    prop_oneof![
+        1 => partition.clone().prop_map(Step::Assign),
+        1 => partition.clone().prop_map(Step::Revoke),
+        2 => (partition.clone(), 0i64..50).prop_map(|(partition, from)| Step::Position(partition, from)),
+        1 => partition.clone().prop_map(Step::Halt),
+        4 => Just(Step::Obey),
+        6 => (partition, 1usize..20, 0i64..3).prop_map(|(partition, count, gap)| Step::Records(partition, count, gap)),
+        4 => (1usize..30, 1usize..300).prop_map(|(events, bytes)| Step::Take(events, bytes)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_batches_join_without_gaps_inside_a_generation_and_the_sums_hold(
+        steps in proptest::collection::vec(step(), 1..80)
+    ) {
+        let shared = shared();
+        // What the client reads next, and where the loop's stored position would stand.
+        let mut client: BTreeMap<Partition, i64> = BTreeMap::new();
+        let mut stored: BTreeMap<Partition, i64> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Assign(partition) => {
+                    if !shared.lock().lanes.contains_key(&partition) {
+                        assign(&shared, partition);
+                    }
+                }
+                Step::Revoke(partition) => {
+                    shared.revoked(&[partition]);
+                    client.remove(&partition);
+                    stored.remove(&partition);
+                }
+                Step::Position(partition, from) => {
+                    let generation = shared.lock().lanes.get(&partition).map(|lane| lane.generation);
+                    if let Some(generation) = generation {
+                        shared.position(Assignment { partition, generation }, from);
+                        stored.insert(partition, from);
+                    }
+                }
+                Step::Halt(partition) => {
+                    shared.halt(partition);
+                    stored.remove(&partition);
+                }
+                Step::Obey => {
+                    for change in shared.changes() {
+                        match change.from {
+                            Some(from) => client.insert(change.assignment.partition, from),
+                            None => client.remove(&change.assignment.partition),
+                        };
+                        shared.carried_out(&change, change.from.is_some());
+                    }
+                }
+                Step::Records(partition, count, gap) => {
+                    let Some(next) = client.get_mut(&partition) else { continue };
+                    for _ in 0..count {
+                        *next += gap;
+                        shared.accept(record(partition, *next, &vec![b'x'; (*next % 17) as usize]));
+                        *next += 1;
+                    }
+                }
+                Step::Take(events, bytes) => {
+                    shared.lock().reports.clear();
+                    if !shared.has_records() {
+                        continue;
+                    }
+                    let batch = batch(&shared, &limits(events, bytes));
+                    prop_assert!(!batch.is_empty());
+                    prop_assert!(batch.len() <= events);
+                    prop_assert!(batch.byte_len() <= bytes || batch.len() == 1);
+                    prop_assert!(batch.chunks.is_sorted_by_key(|chunk| chunk.partition));
+                    for chunk in &batch.chunks {
+                        prop_assert!(!chunk.is_empty());
+                        prop_assert_eq!(stored.get(&chunk.partition), Some(&chunk.from), "a chunk joins its predecessor");
+                        prop_assert!(chunk.records().all(|record| (chunk.from..chunk.to).contains(&record.offset)));
+                        stored.insert(chunk.partition, chunk.to);
+                    }
+                }
+            }
+            let state = shared.lock();
+            let chunks = || state.lanes.values().flat_map(|lane| &lane.segments);
+            prop_assert_eq!(state.events, chunks().map(Chunk::len).sum::<usize>());
+            prop_assert_eq!(state.bytes, chunks().map(|chunk| chunk.byte_len() + chunk.len() * RECORD_OVERHEAD).sum::<usize>());
+        }
+    }
+}

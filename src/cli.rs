@@ -1,0 +1,335 @@
+//! The command line: subcommands and their flags. What each does is in `cli/<name>.rs`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use exit::Exit;
+
+use crate::config::units;
+
+pub mod check;
+pub mod demo;
+mod exit;
+pub mod generate;
+pub mod migrate;
+pub mod preview;
+pub mod quarantine;
+pub mod run;
+pub mod status;
+
+/// Keeps MySQL tables equal to the latest state of change topics in Kafka: exactly once, in order per key, by SQL that
+/// analysts own.
+#[derive(Debug, Parser)]
+#[command(name = "afterimage", version, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the service.
+    Run(RunArgs),
+    /// Find every fault of config, models, schemas and lookups at once; needs no server.
+    Check(CheckArgs),
+    /// Run the models over a file of events and show their rows and the writes that would follow; needs no server.
+    Preview(PreviewArgs),
+    /// Create or upgrade our tables in MySQL, and the target where it is absent.
+    Migrate(MigrateArgs),
+    /// Show positions, sums and quarantine of each pipeline, as MySQL has them.
+    Status(StatusArgs),
+    /// Look at refused and held events, and decide about them.
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
+    /// Write generated changes of users to a file or a topic.
+    Generate(GenerateArgs),
+    /// Show the whole road on private servers, and compare the outcome with an independent fold.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArg {
+    /// Config file.
+    #[arg(short, long, value_name = "FILE", env = "AFTERIMAGE_CONFIG", default_value = "afterimage.toml")]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Read up to where the topics end now, commit, and exit.
+    #[arg(long)]
+    pub until_caught_up: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// How to show the faults, on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Ask the brokers and MySQL as well: topics, privileges, the target's columns.
+    #[arg(long)]
+    pub online: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PreviewArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Pipeline to run; may be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// Events, one JSON object per line; `-` reads standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub events: PathBuf,
+    /// Rows to show of each model.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Print the statements instead of running them.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// List refused and held events, oldest first.
+    List(QuarantineListArgs),
+    /// Show one event with its original bytes.
+    Show(QuarantineShowArgs),
+    /// Have refused events run again, and then those that wait behind them.
+    Retry(QuarantineMarkArgs),
+    /// Give refused events up, so that those behind them go on.
+    Discard(QuarantineMarkArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct QuarantineListArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Events of this pipeline only.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// Events of this key only: its value, or a JSON array where the key has several columns.
+    #[arg(short, long)]
+    pub key: Option<String>,
+    #[arg(long)]
+    pub partition: Option<i32>,
+    #[arg(long, requires = "partition")]
+    pub offset: Option<i64>,
+    /// Events in this state only.
+    #[arg(long, value_enum)]
+    pub state: Option<QuarantineState>,
+    /// Events to list.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: u64,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct QuarantineShowArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// May be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    #[arg(long)]
+    pub partition: i32,
+    #[arg(long)]
+    pub offset: i64,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Which events `retry` and `discard` are about: all conditions given must hold.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["key", "partition", "all"]))]
+pub struct QuarantineMarkArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// May be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// Events of this key: its value, or a JSON array where the key has several columns.
+    #[arg(short, long)]
+    pub key: Option<String>,
+    /// Events of this partition.
+    #[arg(long)]
+    pub partition: Option<i32>,
+    /// The event at this offset of the partition.
+    #[arg(long, requires = "partition")]
+    pub offset: Option<i64>,
+    /// Every refused event of the pipeline.
+    #[arg(long, conflicts_with_all = ["key", "partition", "offset"])]
+    pub all: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuarantineState {
+    /// Waits for a decision.
+    Refused,
+    /// Is to be run again.
+    Retry,
+    /// Waits behind a refused event of its key.
+    Held,
+    /// Was run again and accepted.
+    Resolved,
+    /// Was given up.
+    Discarded,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["out", "topic"]))]
+pub struct GenerateArgs {
+    /// Events to generate.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub events: u64,
+    /// Users that they are about.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub users: u64,
+    /// Partitions to spread them over.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..))]
+    pub partitions: i32,
+    /// The same seed makes the same events.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Share of a kind of events, e.g. `late=2%`; may be given several times.
+    #[arg(long = "share", value_name = "KIND=PERCENT", value_parser = named_share)]
+    pub shares: Vec<(String, f64)>,
+    /// Write them to this file, one JSON object per line; `-` writes standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Send them to this topic.
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Brokers of the topic; otherwise those of the config file.
+    #[arg(long, value_name = "HOST:PORT", requires = "topic")]
+    pub brokers: Option<String>,
+    /// Config file whose brokers and properties are used.
+    #[arg(short, long, value_name = "FILE", env = "AFTERIMAGE_CONFIG", default_value = "afterimage.toml")]
+    pub config: PathBuf,
+    /// Events per second; as fast as possible without it.
+    #[arg(long, value_name = "N", requires = "topic", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Events to stream.
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    pub events: u64,
+    /// The same seed makes the same events.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Server to start; `auto` takes the first that is there.
+    #[arg(long, value_enum, default_value_t = DemoServer::Auto)]
+    pub server: DemoServer,
+    /// Leave the servers running until Ctrl-C.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DemoServer {
+    Auto,
+    Mysql,
+    Mariadb,
+}
+
+/// `late=2%` as the kind's name and a share from 0 to 1.
+fn named_share(text: &str) -> Result<(String, f64), String> {
+    let (name, share) = text.split_once('=').ok_or("write it like late=2%")?;
+    let share = units::share(share).map_err(|fault| format!("{} ({})", fault.what, fault.help))?;
+    Ok((name.trim().to_owned(), share))
+}
+
+/// Runs what the command line asks for.
+pub async fn dispatch(cli: &Cli) -> Exit {
+    match &cli.command {
+        Command::Run(args) => run::run(args).await,
+        Command::Check(args) => check::run(args).await,
+        Command::Preview(args) => preview::run(args).await,
+        Command::Migrate(args) => migrate::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Quarantine(command) => quarantine::run(command).await,
+        Command::Generate(args) => generate::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usual_lines_are_understood() {
+        for line in [
+            "afterimage run",
+            "afterimage run --config a.toml --until-caught-up",
+            "afterimage check -c a.toml --format json --online",
+            "afterimage preview --pipeline users --events e.ndjson",
+            "afterimage migrate --dry-run",
+            "afterimage status --format json",
+            "afterimage quarantine list --state held --limit 5",
+            "afterimage quarantine show --partition 0 --offset 7",
+            "afterimage quarantine retry --key 123",
+            "afterimage quarantine discard --partition 0 --offset 7 --pipeline users",
+            "afterimage quarantine retry --all",
+            "afterimage generate --events 10 --share late=2% --share malformed=0.5% --out -",
+            "afterimage generate --topic user_cdc --brokers 127.0.0.1:9092 --rate 100",
+            "afterimage demo --server mariadb --keep",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn marking_needs_to_say_which_events() {
+        for line in [
+            "afterimage quarantine retry",
+            "afterimage quarantine discard --pipeline users",
+            "afterimage quarantine discard --offset 7",
+            "afterimage quarantine discard --all --key 1",
+            "afterimage generate",
+            "afterimage generate --out a --topic b",
+            "afterimage generate --out a --share late=2",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `status`: positions, sums and quarantine as MySQL has them, and what a running instance on this machine says of itself.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Exit, Format, StatusArgs, load};
+use crate::config::Config;
+use crate::error::Result;
+use crate::sink::session::Session;
+use crate::sink::status::{self, PartitionStatus};
+
+pub async fn run(args: &StatusArgs) -> Exit {
+    let config = match load::config(&args.config.config) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    // A dead database is when the instance's own word matters most, so neither depends on the other.
+    let instance = instance(&config).await;
+    let stored = match crate::service::connector(&config).connect().await {
+        Ok(mut session) => stored(&config, &mut session).await,
+        Err(error) => Err(error),
+    };
+    match args.format {
+        Format::Json => {
+            let tables = stored.as_ref().map_or_else(|error| json!({ "error": error.to_string() }), Value::clone);
+            println!("{:#}", json!({ "instance": instance, "tables": tables }));
+        }
+        Format::Text => {
+            show_instance(instance.as_ref(), &config);
+            if let Ok(tables) = &stored {
+                show_tables(tables);
+            }
+        }
+    }
+    match stored {
+        Ok(_) => Exit::Done,
+        Err(error) => load::fail(&error),
+    }
+}
+
+/// `/api/v1/status` of an instance that this config would start here, if one answers.
+async fn instance(config: &Config) -> Option<Value> {
+    if !config.http.enabled {
+        return None;
+    }
+    let ask = async {
+        let mut stream = tokio::net::TcpStream::connect(config.http.listen).await.ok()?;
+        let request = format!("GET /api/v1/status HTTP/1.0\r\nHost: {}\r\n\r\n", config.http.listen);
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        serde_json::from_str(body).ok()
+    };
+    tokio::time::timeout(Duration::from_secs(2), ask).await.ok().flatten()
+}
+
+async fn stored(config: &Config, session: &mut Session) -> Result<Value> {
+    let mut pipelines = serde_json::Map::new();
+    for name in config.pipelines.keys() {
+        let partitions = status::partitions(session, name).await?;
+        let quarantine: serde_json::Map<String, Value> =
+            status::quarantine_counts(session, name).await?.into_iter().map(|(state, count)| (state, count.into())).collect();
+        let last = status::last_summary(session, name).await?.map(|(at, lag_records, freshness_ms)| {
+            json!({ "at": at, "lag_records": lag_records, "freshness_ms": freshness_ms })
+        });
+        pipelines.insert(name.clone(), json!({ "partitions": partitions, "quarantine": quarantine, "last_summary": last }));
+    }
+    Ok(Value::Object(pipelines))
+}
+
+fn show_instance(instance: Option<&Value>, config: &Config) {
+    let Some(pipelines) = instance.and_then(Value::as_array) else {
+        println!("no instance answers at {}", config.http.listen);
+        return;
+    };
+    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    for pipeline in pipelines {
+        println!("instance here: {} is {} since {} {}", text(pipeline, "pipeline"), text(pipeline, "state"), text(pipeline, "since"), text(pipeline, "reason"));
+        for (partition, reason) in pipeline.get("halted").and_then(Value::as_object).into_iter().flatten() {
+            println!("  partition {partition} halted: {}", reason.as_str().unwrap_or_default());
+        }
+    }
+}
+
+fn show_tables(tables: &Value) {
+    for (name, pipeline) in tables.as_object().into_iter().flatten() {
+        println!("\npipeline {name}");
+        println!(
+            "  {:<20} {:>4} {:>12} {:>10} {:>8} {:>8} {:>8} {:>10} {:>10} {:>10} {:>8} {:>10}  owner",
+            "topic", "part", "next offset", "read", "ignored", "refused", "held", "accepted", "changes", "upserted", "deleted", "superseded"
+        );
+        let rows = pipeline.get("partitions").cloned().and_then(|rows| serde_json::from_value::<Vec<PartitionStatus>>(rows).ok());
+        for row in rows.unwrap_or_default() {
+            println!(
+                "  {:<20} {:>4} {:>12} {:>10} {:>8} {:>8} {:>8} {:>10} {:>10} {:>10} {:>8} {:>10}  {}",
+                row.topic, row.partition, row.next_offset, row.read, row.ignored, row.refused, row.held, row.accepted, row.changes,
+                row.upserted, row.deleted, row.superseded, row.owner
+            );
+        }
+        let states: Vec<String> = pipeline
+            .get("quarantine")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .map(|(state, count)| format!("{count} {state}"))
+            .collect();
+        println!("  quarantine: {}", if states.is_empty() { "empty".to_owned() } else { states.join(", ") });
+        if let Some(last) = pipeline.get("last_summary").filter(|last| !last.is_null()) {
+            println!("  last summary: {last}");
+        }
+    }
+}

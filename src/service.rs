@@ -1,0 +1,293 @@
+//! The service: from a config to running pipelines, each on a thread of its own, and an orderly end.
+//!
+//! A pipeline that halts never takes another one with it (P5). The first request to stop lets open transactions finish within a
+//! deadline, the second one ends the process at once; either way nothing is lost, because starting is recovering.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::config::{self, Config};
+use crate::decode::{DecodeOptions, Decoder, TimestampUnit, events_schema};
+use crate::diagnostic::{Diagnostic, has_errors};
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::health::Health;
+use crate::pipeline::{BreakerLimits, Ended, Lookup, Lookups, Origin, Pipeline, Settings, Stations};
+use crate::schema::SourceSchema;
+use crate::sink::positions::Owner;
+use crate::sink::session::{Address, Connector};
+use crate::sink::{self, Sink};
+use crate::source::{BatchLimits, Broker, Source, SourceOptions};
+use crate::sql::{Engine, LookupFrom, LookupSpec, ModelSpec, VersionBy};
+
+/// How one pipeline ended.
+pub type Outcome = (String, Result<Ended>);
+
+/// All pipelines of a config, running.
+pub struct Service {
+    stop: watch::Sender<bool>,
+    ended: mpsc::UnboundedReceiver<Outcome>,
+    running: usize,
+    grace: Duration,
+    pub health: Vec<Health>,
+}
+
+/// Loads schema and models of one pipeline and plans them; `tables` are lookups that were read elsewhere.
+pub async fn prepare(
+    pipeline: &config::Pipeline,
+    tables: &BTreeMap<String, arrow::array::RecordBatch>,
+) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let schema = SourceSchema::load(&pipeline.schemas)?;
+    let lookups = pipeline.lookups.iter().filter_map(|(name, lookup)| {
+        let from = match &lookup.from {
+            config::LookupFrom::File(path) => LookupFrom::File(path.clone()),
+            config::LookupFrom::MySql { .. } => LookupFrom::Table(tables.get(name)?.clone()),
+        };
+        Some(LookupSpec { name: name.clone(), key: lookup.key.clone(), from })
+    });
+    let spec = ModelSpec {
+        name: pipeline.name.clone(),
+        queries: pipeline.queries.clone(),
+        key: pipeline.key.clone(),
+        version: match pipeline.version {
+            config::VersionBy::EventTime => VersionBy::EventTime,
+            config::VersionBy::Arrival => VersionBy::Arrival,
+        },
+        hold_keys: pipeline.on_error == config::OnError::HoldKey,
+        lookups: lookups.collect(),
+    };
+    let (engine, warnings) = Engine::prepare(&spec, events_schema(&schema), None).await?;
+    Ok((schema, engine, warnings))
+}
+
+/// The decoder of one pipeline.
+pub fn decoder(pipeline: &config::Pipeline, schema: &SourceSchema) -> Decoder {
+    let timestamp_unit = match pipeline.timestamp_unit {
+        config::TimestampUnit::Second => TimestampUnit::S,
+        config::TimestampUnit::Millisecond => TimestampUnit::Ms,
+        config::TimestampUnit::Microsecond => TimestampUnit::Us,
+        config::TimestampUnit::Nanosecond => TimestampUnit::Ns,
+    };
+    let topic = Arc::from(pipeline.topic.as_str());
+    Decoder::new(schema, DecodeOptions { topic, timestamp_unit, max_future_skew: pipeline.max_future_skew })
+}
+
+/// How to reach MySQL; the password is read anew at every connect.
+pub fn connector(config: &Config) -> Connector {
+    let mysql = config.mysql.clone();
+    let connect_timeout = mysql.connect_timeout;
+    let address = move || {
+        let (tls, ca_file) = match &mysql.tls {
+            config::Tls::Off => (false, None),
+            config::Tls::Verify { ca_file } => (true, ca_file.clone()),
+        };
+        Ok(Address {
+            host: mysql.host.clone(),
+            port: mysql.port,
+            user: mysql.user.clone(),
+            password: mysql.current_password()?.reveal().to_owned(),
+            database: mysql.database.clone(),
+            tls,
+            ca_file,
+        })
+    };
+    Connector { address: Arc::new(address), connect_timeout, statement_timeout: Duration::from_secs(30) }
+}
+
+/// Lookups that come from MySQL, read once; waits for nothing.
+pub async fn read_tables(
+    pipeline: &config::Pipeline,
+    connector: &Connector,
+) -> Result<BTreeMap<String, arrow::array::RecordBatch>> {
+    let mut tables = BTreeMap::new();
+    for (name, lookup) in &pipeline.lookups {
+        if let config::LookupFrom::MySql { query, .. } = &lookup.from {
+            let table = sink::lookup::read(connector, query).await;
+            tables.insert(name.clone(), table.map_err(|error| error.at(format!("lookup {name}")))?);
+        }
+    }
+    Ok(tables)
+}
+
+impl Service {
+    /// Prepares all pipelines and starts them. Every fault of every pipeline at once; warnings are logged.
+    pub async fn start(config: &Config, until_caught_up: bool) -> std::result::Result<Self, Vec<Diagnostic>> {
+        let (stop, stopped) = watch::channel(false);
+        let (report, ended) = mpsc::unbounded_channel();
+        let mut faults = Vec::new();
+        for pipeline in config.pipelines.values().filter(|pipeline| !needs_tables(pipeline)) {
+            match prepare(pipeline, &BTreeMap::new()).await {
+                Ok((_, _, warnings)) => log_warnings(&pipeline.name, &warnings),
+                Err(more) => faults.extend(more),
+            }
+        }
+        if has_errors(&faults) {
+            return Err(faults);
+        }
+        let mut health = Vec::new();
+        for pipeline in config.pipelines.values() {
+            let own = Health::new(&pipeline.name);
+            health.push(own.clone());
+            let plan = Plan { config: config.clone(), pipeline: pipeline.clone(), until_caught_up };
+            let (stopped, report) = (stopped.clone(), report.clone());
+            let name = pipeline.name.clone();
+            let spawned = std::thread::Builder::new().name(format!("pipeline-{name}")).spawn(move || {
+                let outcome = on_own_runtime(plan, own, stopped);
+                // Nobody listens any more only if the process is ending.
+                let _ = report.send((name, outcome));
+            });
+            if let Err(error) = spawned {
+                return Err(vec![Diagnostic::error("AI0400", format!("cannot start a thread: {error}"))]);
+            }
+        }
+        let grace = config.pipelines.values().map(|pipeline| pipeline.shutdown_timeout).max().unwrap_or_default();
+        Ok(Self { stop, ended, running: config.pipelines.len(), grace, health })
+    }
+
+    /// The next pipeline to end; `None` when all have.
+    pub async fn next_ended(&mut self) -> Option<Outcome> {
+        if self.running == 0 {
+            return None;
+        }
+        let outcome = self.ended.recv().await;
+        self.running -= 1;
+        outcome
+    }
+
+    /// Asks all pipelines to stop, and says how long they may take.
+    pub fn stop(&self) -> Duration {
+        // Pipelines that ended already don't listen.
+        let _ = self.stop.send(true);
+        self.grace
+    }
+}
+
+fn needs_tables(pipeline: &config::Pipeline) -> bool {
+    pipeline.lookups.values().any(|lookup| matches!(lookup.from, config::LookupFrom::MySql { .. }))
+}
+
+fn log_warnings(pipeline: &str, warnings: &[Diagnostic]) {
+    for warning in warnings {
+        let file = warning.file.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default();
+        let line = warning.span.map_or(0, |span| span.line);
+        tracing::warn!(pipeline, code = warning.code, file, line, "{}", warning.message);
+    }
+}
+
+/// What a pipeline's thread starts from.
+struct Plan {
+    config: Config,
+    pipeline: config::Pipeline,
+    until_caught_up: bool,
+}
+
+/// One pipeline, one thread, one runtime: its models may keep the thread busy without holding up anybody else.
+fn on_own_runtime(plan: Plan, health: Health, stop: watch::Receiver<bool>) -> Result<Ended> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new(Kind::Bug, "no runtime for a pipeline").source(error))?;
+    let grace = plan.pipeline.shutdown_timeout;
+    let mut deadline = stop.clone();
+    let outcome = runtime.block_on(async {
+        let abandoned = async {
+            // A dropped sender means the same as a request.
+            let _ = deadline.wait_for(|stop| *stop).await;
+            tokio::time::sleep(grace).await;
+        };
+        tokio::select! {
+            outcome = assemble_and_run(plan, health.clone(), stop) => outcome,
+            () = abandoned => {
+                tracing::warn!("the open transaction was abandoned at the shutdown deadline");
+                Ok(Ended::Stopped)
+            }
+        }
+    });
+    if let Err(error) = &outcome {
+        health.enter(crate::pipeline::health::State::Halted, &error.to_string());
+    }
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<bool>) -> Result<Ended> {
+    let Plan { config, pipeline, until_caught_up } = plan;
+    let connector = connector(&config);
+    let tables = loop {
+        match read_tables(&pipeline, &connector).await {
+            Ok(tables) => break tables,
+            Err(error) => health.enter(crate::pipeline::health::State::Waiting, &error.to_string()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(2)) => {}
+            _ = stop.changed() => return Ok(Ended::Stopped),
+        }
+    };
+    let prepared = prepare(&pipeline, &tables).await;
+    let (schema, engine, _) = prepared.map_err(|faults| {
+        let first = faults.first().map(|fault| format!("[{}] {}", fault.code, fault.message)).unwrap_or_default();
+        Error::new(Kind::Config, first).remedy("run `afterimage check` for all faults with their places")
+    })?;
+    let owner = Owner {
+        pipeline: pipeline.name.clone(),
+        topic: pipeline.topic.clone(),
+        token: rand::RngExt::random(&mut rand::rng()),
+        name: instance_name(),
+    };
+    let properties: BTreeMap<String, String> =
+        config.kafka.properties.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let broker = Broker::new(&config.kafka.brokers, &properties, Duration::from_secs(10))?;
+    let source = Source::start(SourceOptions {
+        brokers: config.kafka.brokers.clone(),
+        group: pipeline.group.clone(),
+        topic: pipeline.topic.clone(),
+        properties,
+        client_id: format!("afterimage-{}", pipeline.name),
+        buffer_bytes: pipeline.batch.max_bytes.saturating_mul(2),
+        buffer_events: pipeline.batch.max_events.saturating_mul(2),
+    })?;
+    let lookups = pipeline.lookups.iter().map(|(name, lookup)| Lookup {
+        name: name.clone(),
+        key: lookup.key.clone(),
+        origin: match &lookup.from {
+            config::LookupFrom::File(path) => Origin::File(path.clone()),
+            config::LookupFrom::MySql { query, refresh } => Origin::MySql { query: query.clone(), refresh: *refresh },
+        },
+    });
+    let settings = Settings {
+        name: pipeline.name.clone(),
+        topic: Arc::from(pipeline.topic.as_str()),
+        table: pipeline.table.clone(),
+        limits: BatchLimits {
+            max_events: pipeline.batch.max_events,
+            max_bytes: pipeline.batch.max_bytes,
+            max_wait: pipeline.batch.max_wait,
+        },
+        stop_on_refusal: pipeline.on_error == config::OnError::Stop,
+        hold_keys: pipeline.on_error == config::OnError::HoldKey,
+        breaker: BreakerLimits {
+            max_share: pipeline.max_refused.share,
+            window: pipeline.max_refused.window,
+            min_records: pipeline.max_refused.min_events,
+        },
+        tombstone_retention: pipeline.tombstone_retention,
+        metrics_interval: pipeline.metrics_interval,
+        until_caught_up,
+    };
+    let stations = Stations {
+        source,
+        broker,
+        decoder: decoder(&pipeline, &schema),
+        engine,
+        lookups: Lookups::new(connector.clone(), lookups.collect()),
+        sink: Sink::new(connector, owner, pipeline.key.clone()),
+    };
+    Pipeline::new(settings, stations, health, stop).run().await
+}
+
+/// Host and process, for people who look at the positions table.
+fn instance_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", host.trim(), std::process::id())
+}
