@@ -12,6 +12,7 @@ pub mod check;
 pub mod demo;
 mod exit;
 pub mod generate;
+mod load;
 pub mod migrate;
 pub mod preview;
 pub mod quarantine;

@@ -44,7 +44,9 @@ async fn ready(State(health): State<Vec<Health>>) -> Response {
     let waiting: Vec<String> = snapshots(&health)
         .into_iter()
         .filter(|snapshot| snapshot.state != PipelineState::Running || !snapshot.halted.is_empty())
-        .map(|snapshot| format!("{}: {:?} since {} {}", snapshot.pipeline, snapshot.state, snapshot.since, snapshot.reason))
+        .map(|snapshot| {
+            format!("{}: {:?} since {} {}", snapshot.pipeline, snapshot.state, snapshot.since, snapshot.reason)
+        })
         .collect();
     if waiting.is_empty() {
         "ready\n".into_response()
@@ -65,20 +67,32 @@ fn snapshots(health: &[Health]) -> Vec<Snapshot> {
 type Figure = (&'static str, &'static str, &'static str, fn(&Snapshot) -> Option<f64>);
 
 const FIGURES: [Figure; 14] = [
-    ("afterimage_up", "gauge", "1 while the pipeline is running", |s| Some(f64::from(s.state == PipelineState::Running))),
+    ("afterimage_up", "gauge", "1 while the pipeline is running", |s| {
+        Some(f64::from(s.state == PipelineState::Running))
+    }),
     ("afterimage_partitions_owned", "gauge", "partitions owned by this instance", |s| Some(s.owned.len() as f64)),
-    ("afterimage_partitions_halted", "gauge", "partitions halted until an operator acts", |s| Some(s.halted.len() as f64)),
+    ("afterimage_partitions_halted", "gauge", "partitions halted until an operator acts", |s| {
+        Some(s.halted.len() as f64)
+    }),
     ("afterimage_records_read_total", "counter", "records read", |s| Some(s.totals.read as f64)),
     ("afterimage_records_ignored_total", "counter", "records without a change", |s| Some(s.totals.ignored as f64)),
-    ("afterimage_records_refused_total", "counter", "records in quarantine as refused", |s| Some(s.totals.refused as f64)),
-    ("afterimage_records_held_total", "counter", "records waiting behind a refused one", |s| Some(s.totals.held as f64)),
+    ("afterimage_records_refused_total", "counter", "records in quarantine as refused", |s| {
+        Some(s.totals.refused as f64)
+    }),
+    ("afterimage_records_held_total", "counter", "records waiting behind a refused one", |s| {
+        Some(s.totals.held as f64)
+    }),
     ("afterimage_records_accepted_total", "counter", "records accepted", |s| Some(s.totals.accepted as f64)),
     ("afterimage_rows_upserted_total", "counter", "rows upserted", |s| Some(s.totals.upserted as f64)),
     ("afterimage_rows_deleted_total", "counter", "rows deleted", |s| Some(s.totals.deleted as f64)),
-    ("afterimage_changes_superseded_total", "counter", "changes a newer version made void", |s| Some(s.totals.superseded as f64)),
+    ("afterimage_changes_superseded_total", "counter", "changes a newer version made void", |s| {
+        Some(s.totals.superseded as f64)
+    }),
     ("afterimage_transaction_retries_total", "counter", "transactions repeated", |s| Some(s.retries as f64)),
     ("afterimage_lag_records", "gauge", "records between positions and ends", |s| s.lag_records.map(|lag| lag as f64)),
-    ("afterimage_freshness_seconds", "gauge", "age of the newest applied event", |s| s.freshness_ms.map(|ms| ms as f64 / 1e3)),
+    ("afterimage_freshness_seconds", "gauge", "age of the newest applied event", |s| {
+        s.freshness_ms.map(|ms| ms as f64 / 1e3)
+    }),
 ];
 
 async fn metrics(State(health): State<Vec<Health>>) -> Response {

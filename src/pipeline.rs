@@ -27,6 +27,7 @@ pub use self::breaker::BreakerLimits;
 use self::commit::Applied;
 use self::health::{Health, State};
 use self::upkeep::Upkeep;
+pub use self::upkeep::{Lookup, Lookups, Origin};
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{HoldSet, Pending, PendingState};
@@ -62,7 +63,7 @@ pub struct Stations {
     pub decoder: Decoder,
     pub engine: Engine,
     pub sink: Sink,
-    pub lookups: upkeep::Lookups,
+    pub lookups: Lookups,
 }
 
 /// A partition that is ours, as far as memory knows.
@@ -211,7 +212,13 @@ impl Pipeline {
         });
         for (assignment, next_offset, from) in misplaced {
             let (pipeline, partition) = (self.settings.name.as_str(), assignment.partition);
-            tracing::warn!(pipeline, partition, next_offset, from, "records do not begin where the position stands: reading again");
+            tracing::warn!(
+                pipeline,
+                partition,
+                next_offset,
+                from,
+                "records do not begin where the position stands: reading again"
+            );
             self.stations.source.position(assignment, next_offset);
         }
     }
@@ -224,11 +231,8 @@ impl Pipeline {
         rerun: &HashSet<Position>,
     ) -> Result<Evaluation> {
         let partitions: Vec<Partition> = raw.chunks.iter().map(|chunk| chunk.partition).collect();
-        let high_water_ns: BTreeMap<Partition, i64> = self
-            .owned
-            .iter()
-            .filter_map(|(partition, owned)| Some((*partition, owned.high_water_ns?)))
-            .collect();
+        let high_water_ns: BTreeMap<Partition, i64> =
+            self.owned.iter().filter_map(|(partition, owned)| Some((*partition, owned.high_water_ns?))).collect();
         let decode_refused: Vec<Refusal> = decoded
             .refused
             .iter()
@@ -266,7 +270,8 @@ impl Pipeline {
         let read = evaluation.sums.iter().map(|sums| sums.classes.read).sum();
         let refused = evaluation.refused.len() as u64;
         if let Some((refused, read)) = self.breaker.would_trip(Instant::now(), read, refused) {
-            let example = evaluation.refused.first().map(|refusal| format!(", e.g. {}: {}", refusal.position, refusal.reason));
+            let example =
+                evaluation.refused.first().map(|refusal| format!(", e.g. {}: {}", refusal.position, refusal.reason));
             let what = format!(
                 "{refused} of {read} records were refused within {:?}{}",
                 self.settings.breaker.window,
@@ -300,7 +305,8 @@ impl Pipeline {
 
     /// Records of a batch that go into quarantine, with their bytes, in order.
     fn quarantined<'a>(raw: &'a RawBatch, evaluation: &'a Evaluation) -> Vec<Quarantined<'a>> {
-        let refused = evaluation.refused.iter().map(|refusal| (refusal.position, refusal.keys.as_slice(), Some(refusal)));
+        let refused =
+            evaluation.refused.iter().map(|refusal| (refusal.position, refusal.keys.as_slice(), Some(refusal)));
         let held = evaluation.held.iter().map(|held| (held.position, held.keys.as_slice(), None));
         let mut records: Vec<Quarantined<'a>> = refused
             .chain(held)
@@ -339,7 +345,11 @@ impl Pipeline {
         for field in decoded.unmapped.keys() {
             if self.unmapped.insert(field.clone()) {
                 let pipeline = self.settings.name.as_str();
-                tracing::warn!(pipeline, field, "events carry a field that no schema knows: it is counted and otherwise ignored");
+                tracing::warn!(
+                    pipeline,
+                    field,
+                    "events carry a field that no schema knows: it is counted and otherwise ignored"
+                );
             }
         }
         self.health.update(|snapshot| {

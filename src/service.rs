@@ -82,13 +82,13 @@ pub fn connector(config: &Config) -> Connector {
     let address = move || {
         let (tls, ca_file) = match &mysql.tls {
             config::Tls::Off => (false, None),
-            config::Tls::Verify { ca_file } => (true, ca_file.clone()),
+            config::Tls::Verified { ca_file } => (true, ca_file.clone()),
         };
         Ok(Address {
             host: mysql.host.clone(),
             port: mysql.port,
             user: mysql.user.clone(),
-            password: mysql.current_password()?.reveal().to_owned(),
+            password: mysql.current_password()?.expose().to_owned(),
             database: mysql.database.clone(),
             tls,
             ca_file,
@@ -235,8 +235,7 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<
         token: rand::RngExt::random(&mut rand::rng()),
         name: instance_name(),
     };
-    let properties: BTreeMap<String, String> =
-        config.kafka.properties.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let properties: BTreeMap<String, String> = config.kafka.properties.expose().clone();
     let broker = Broker::new(&config.kafka.brokers, &properties, Duration::from_secs(10))?;
     let source = Source::start(SourceOptions {
         brokers: config.kafka.brokers.clone(),

@@ -90,9 +90,9 @@ pub struct Evaluation {
     pub held: Vec<Held>,
     /// Ascending by partition.
     pub sums: Vec<PartitionSums>,
-    /// Keys (rows of the key columns, in the target's order) of accepted events that are older than the highest event time seen
-    /// before them in their partition, so that one of them may be out of order. Sorted, without repeats.
-    pub suspects: RecordBatch,
+    /// Rows of `latest` whose key has an accepted event older than the highest event time seen before it in its partition, so that
+    /// it may be out of order for its user. Ascending.
+    pub suspects: Vec<usize>,
     /// Figures of the model `metrics`: name to number, for the log line and the metrics table.
     pub metrics: serde_json::Map<String, serde_json::Value>,
 }

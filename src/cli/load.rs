@@ -46,7 +46,10 @@ pub(super) fn pipeline<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a
         (None, _) => None,
     };
     found.ok_or_else(|| {
-        let wanted = name.map_or_else(|| "name a pipeline with --pipeline".to_owned(), |name| format!("there is no pipeline {name}"));
+        let wanted = name.map_or_else(
+            || "name a pipeline with --pipeline".to_owned(),
+            |name| format!("there is no pipeline {name}"),
+        );
         eprintln!("error: {wanted}; the config has {}", names.join(", "));
         Exit::Config
     })

@@ -1,6 +1,8 @@
 //! `quarantine list|show|retry|discard`: looks at refused and held events, and marks what the owning instance shall do.
 
-use super::{Exit, Format, QuarantineCommand, QuarantineListArgs, QuarantineMarkArgs, QuarantineShowArgs, QuarantineState, load};
+use super::{
+    Exit, Format, QuarantineCommand, QuarantineListArgs, QuarantineMarkArgs, QuarantineShowArgs, QuarantineState, load,
+};
 use crate::position::Position;
 use crate::sink::status::{self, QuarantineEntry, Selection};
 
@@ -35,7 +37,9 @@ async fn list(args: &QuarantineListArgs) -> Result<(), Exit> {
     let chosen = config.pipelines.keys().filter(|name| args.pipeline.as_ref().is_none_or(|wanted| wanted == *name));
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     for pipeline in chosen {
-        let entries = status::quarantined(&mut session, pipeline, &selection, limit, false).await.map_err(|error| load::fail(&error))?;
+        let entries = status::quarantined(&mut session, pipeline, &selection, limit, false)
+            .await
+            .map_err(|error| load::fail(&error))?;
         print_entries(pipeline, &entries, args.format);
     }
     Ok(())
@@ -46,7 +50,8 @@ async fn show(args: &QuarantineShowArgs) -> Result<(), Exit> {
     let pipeline = load::pipeline(&config, args.pipeline.as_deref())?.name.clone();
     let mut session = load::session(&config).await?;
     let selection = Selection { position: position(Some(args.partition), Some(args.offset)), ..Selection::default() };
-    let entries = status::quarantined(&mut session, &pipeline, &selection, 1, true).await.map_err(|error| load::fail(&error))?;
+    let entries =
+        status::quarantined(&mut session, &pipeline, &selection, 1, true).await.map_err(|error| load::fail(&error))?;
     let Some(entry) = entries.first() else {
         eprintln!("error: nothing of partition {} offset {} is in quarantine", args.partition, args.offset);
         return Err(Exit::Faulty);
@@ -54,7 +59,10 @@ async fn show(args: &QuarantineShowArgs) -> Result<(), Exit> {
     match args.format {
         Format::Json => print_entries(&pipeline, &entries, Format::Json),
         Format::Text => {
-            println!("partition {} offset {}: {} ({} attempts)", entry.partition, entry.offset, entry.state, entry.attempts);
+            println!(
+                "partition {} offset {}: {} ({} attempts)",
+                entry.partition, entry.offset, entry.state, entry.attempts
+            );
             println!("stage     {} {} {}", entry.stage, entry.model, entry.column);
             println!("reason    {}", entry.reason);
             println!("keys      {}", entry.keys);
@@ -82,7 +90,9 @@ async fn mark(args: &QuarantineMarkArgs, state: &str, from: &[&str]) -> Result<(
         stage: None,
     };
     let marked = status::mark(&mut session, &pipeline, &selection, state).await.map_err(|error| load::fail(&error))?;
-    println!("{marked} records marked {state}; the running instance that owns their partitions does the rest within seconds");
+    println!(
+        "{marked} records marked {state}; the running instance that owns their partitions does the rest within seconds"
+    );
     Ok(())
 }
 

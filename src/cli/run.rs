@@ -54,7 +54,11 @@ async fn attend(service: &mut Service) -> Result<Exit> {
         }
         asked = true;
         let grace = service.stop();
-        tracing::info!(signal = signalled, ?grace, "stopping: open transactions may finish; a second signal ends at once");
+        tracing::info!(
+            signal = signalled,
+            ?grace,
+            "stopping: open transactions may finish; a second signal ends at once"
+        );
     }
 }
 

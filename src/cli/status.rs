@@ -61,12 +61,16 @@ async fn stored(config: &Config, session: &mut Session) -> Result<Value> {
     let mut pipelines = serde_json::Map::new();
     for name in config.pipelines.keys() {
         let partitions = status::partitions(session, name).await?;
-        let quarantine: serde_json::Map<String, Value> =
-            status::quarantine_counts(session, name).await?.into_iter().map(|(state, count)| (state, count.into())).collect();
+        let quarantine: serde_json::Map<String, Value> = status::quarantine_counts(session, name)
+            .await?
+            .into_iter()
+            .map(|(state, count)| (state, count.into()))
+            .collect();
         let last = status::last_summary(session, name).await?.map(|(at, lag_records, freshness_ms)| {
             json!({ "at": at, "lag_records": lag_records, "freshness_ms": freshness_ms })
         });
-        pipelines.insert(name.clone(), json!({ "partitions": partitions, "quarantine": quarantine, "last_summary": last }));
+        pipelines
+            .insert(name.clone(), json!({ "partitions": partitions, "quarantine": quarantine, "last_summary": last }));
     }
     Ok(Value::Object(pipelines))
 }
@@ -78,7 +82,13 @@ fn show_instance(instance: Option<&Value>, config: &Config) {
     };
     let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     for pipeline in pipelines {
-        println!("instance here: {} is {} since {} {}", text(pipeline, "pipeline"), text(pipeline, "state"), text(pipeline, "since"), text(pipeline, "reason"));
+        println!(
+            "instance here: {} is {} since {} {}",
+            text(pipeline, "pipeline"),
+            text(pipeline, "state"),
+            text(pipeline, "since"),
+            text(pipeline, "reason")
+        );
         for (partition, reason) in pipeline.get("halted").and_then(Value::as_object).into_iter().flatten() {
             println!("  partition {partition} halted: {}", reason.as_str().unwrap_or_default());
         }
@@ -90,14 +100,39 @@ fn show_tables(tables: &Value) {
         println!("\npipeline {name}");
         println!(
             "  {:<20} {:>4} {:>12} {:>10} {:>8} {:>8} {:>8} {:>10} {:>10} {:>10} {:>8} {:>10}  owner",
-            "topic", "part", "next offset", "read", "ignored", "refused", "held", "accepted", "changes", "upserted", "deleted", "superseded"
+            "topic",
+            "part",
+            "next offset",
+            "read",
+            "ignored",
+            "refused",
+            "held",
+            "accepted",
+            "changes",
+            "upserted",
+            "deleted",
+            "superseded"
         );
-        let rows = pipeline.get("partitions").cloned().and_then(|rows| serde_json::from_value::<Vec<PartitionStatus>>(rows).ok());
+        let rows = pipeline
+            .get("partitions")
+            .cloned()
+            .and_then(|rows| serde_json::from_value::<Vec<PartitionStatus>>(rows).ok());
         for row in rows.unwrap_or_default() {
             println!(
                 "  {:<20} {:>4} {:>12} {:>10} {:>8} {:>8} {:>8} {:>10} {:>10} {:>10} {:>8} {:>10}  {}",
-                row.topic, row.partition, row.next_offset, row.read, row.ignored, row.refused, row.held, row.accepted, row.changes,
-                row.upserted, row.deleted, row.superseded, row.owner
+                row.topic,
+                row.partition,
+                row.next_offset,
+                row.read,
+                row.ignored,
+                row.refused,
+                row.held,
+                row.accepted,
+                row.changes,
+                row.upserted,
+                row.deleted,
+                row.superseded,
+                row.owner
             );
         }
         let states: Vec<String> = pipeline

@@ -127,14 +127,16 @@ lookups.sizes = { mysql = "SELECT a FROM sizes", key = ["a"] }
     assert_eq!((users.version, users.on_error), (VersionBy::Arrival, OnError::Stop));
     assert_eq!(users.timestamp_unit, TimestampUnit::Nanosecond);
     assert_eq!(orders.key, ["shop", "id"]);
-    let query = |query: &str, seconds| LookupFrom::MySql { query: query.to_owned(), refresh: Duration::from_secs(seconds) };
+    let query =
+        |query: &str, seconds| LookupFrom::MySql { query: query.to_owned(), refresh: Duration::from_secs(seconds) };
     assert_eq!(orders.lookups["rates"].from, query("SELECT a, b FROM rates", 300));
     assert_eq!(orders.lookups["sizes"].from, query("SELECT a FROM sizes", 60));
 }
 
 #[test]
 fn variables_stand_for_texts_numbers_and_flags() {
-    let text = SMALL.to_owned() + "batch = { max_events = \"${EVENTS}\", max_wait = \"${WAIT}\" }\n[http]\nenabled = \"${ON}\"\n";
+    let text = SMALL.to_owned()
+        + "batch = { max_events = \"${EVENTS}\", max_wait = \"${WAIT}\" }\n[http]\nenabled = \"${ON}\"\n";
     let config = accepted(&text.replace("\"user_cdc\"", "\"${TOPIC:-user_cdc}\""));
     let users = &config.pipelines["users"];
     assert_eq!((users.batch.max_events, users.batch.max_wait), (100, Duration::from_millis(7)));
@@ -171,7 +173,9 @@ fn properties_that_the_promises_own_are_refused_by_name() {
     }
     let classic = SMALL.replace("[mysql]", "[kafka.properties]\n\"group.protocol\" = \"classic\"\n[mysql]");
     assert!(parse(&classic).is_ok());
-    assert!(fault_with("[mysql]", "[kafka.properties]\n\"group.protocol\" = \"consumer\"\n[mysql]").starts_with("AI0016"));
+    assert!(
+        fault_with("[mysql]", "[kafka.properties]\n\"group.protocol\" = \"consumer\"\n[mysql]").starts_with("AI0016")
+    );
 }
 
 #[test]
@@ -184,52 +188,148 @@ fn certificates_are_checked_unless_that_is_given_up_on_purpose() {
 #[test]
 fn each_fault_has_its_code_place_and_remedy() {
     let cases = [
-        (fault_of_pipeline("topik = \"x\""), "AI0003 10:1 unknown key \"topik\" in [pipelines.users] | did you mean \"topic\"?"),
-        (fault_of_pipeline("brokers = \"x\""), "AI0003 10:1 unknown key \"brokers\" in [pipelines.users] | \"brokers\" belongs in [kafka]"),
-        (fault_with("[kafka]", "[kafka]\nzzz = 1"), "AI0003 3:1 unknown key \"zzz\" in [kafka] | known here: brokers, group, allow_insecure, properties"),
+        (
+            fault_of_pipeline("topik = \"x\""),
+            "AI0003 10:1 unknown key \"topik\" in [pipelines.users] | did you mean \"topic\"?",
+        ),
+        (
+            fault_of_pipeline("brokers = \"x\""),
+            "AI0003 10:1 unknown key \"brokers\" in [pipelines.users] | \"brokers\" belongs in [kafka]",
+        ),
+        (
+            fault_with("[kafka]", "[kafka]\nzzz = 1"),
+            "AI0003 3:1 unknown key \"zzz\" in [kafka] | known here: brokers, group, allow_insecure, properties",
+        ),
         (fault_with("[mysql]", "[mysqld]\n[mysql]"), "AI0003 4:2 unknown key \"mysqld\" | did you mean \"mysql\"?"),
-        (fault_with("topic = \"user_cdc\"", ""), "AI0004 6:12 \"topic\" is missing in [pipelines.users] | add it: Topic to read. One name, no pattern."),
+        (
+            fault_with("topic = \"user_cdc\"", ""),
+            "AI0004 6:12 \"topic\" is missing in [pipelines.users] | add it: Topic to read. One name, no pattern.",
+        ),
         (fault_with("\"user_cdc\"", "7"), "AI0005 7:9 pipelines.users.topic must be a string, found an integer | "),
-        (fault_with("[\"user_id\"]", "\"user_id\""), "AI0005 9:7 pipelines.users.key must be a list of strings, found a string | write it in brackets: [\"...\"]"),
-        (fault_with("[\"user_id\"]", "[\"user_id\", 7]"), "AI0005 9:19 pipelines.users.key must be a list of strings, found an integer | "),
+        (
+            fault_with("[\"user_id\"]", "\"user_id\""),
+            "AI0005 9:7 pipelines.users.key must be a list of strings, found a string | write it in brackets: [\"...\"]",
+        ),
+        (
+            fault_with("[\"user_id\"]", "[\"user_id\", 7]"),
+            "AI0005 9:19 pipelines.users.key must be a list of strings, found an integer | ",
+        ),
         (fault_of_pipeline("batch = 7"), "AI0005 10:9 pipelines.users.batch must be a table, found an integer | "),
-        (fault_of_pipeline("batch = { max_events = 1.5 }"), "AI0005 10:24 pipelines.users.batch.max_events must be a whole number, found a float | "),
-        (fault_with("[kafka]", "[http]\nenabled = \"yes\"\n[kafka]"), "AI0005 3:11 http.enabled must be true or false, found a string | "),
+        (
+            fault_of_pipeline("batch = { max_events = 1.5 }"),
+            "AI0005 10:24 pipelines.users.batch.max_events must be a whole number, found a float | ",
+        ),
+        (
+            fault_with("[kafka]", "[http]\nenabled = \"yes\"\n[kafka]"),
+            "AI0005 3:11 http.enabled must be true or false, found a string | ",
+        ),
         (
             fault_of_pipeline("max_future_skew = \"5 minuts\""),
             "AI0006 10:19 pipelines.users.max_future_skew: unknown unit \"minuts\" in \"5 minuts\" | \
              did you mean \"m\"? durations are written like \"5ms\"; units: ns, us, ms, s, m, h, d",
         ),
-        (fault_of_pipeline("batch = { max_wait = 5 }"), "AI0006 10:22 pipelines.users.batch.max_wait must be a string with a unit, found an integer | write it like \"5ms\""),
-        (fault_of_pipeline("batch = { max_bytes = 5 }"), "AI0006 10:23 pipelines.users.batch.max_bytes must be a string with a unit, found an integer | write it like \"32MiB\""),
-        (fault_of_pipeline("max_refused = { share = 0.5 }"), "AI0006 10:25 pipelines.users.max_refused.share must be a string with a unit, found a float | write it like \"50%\""),
-        (fault_of_pipeline("batch = { max_events = 0 }"), "AI0007 10:24 pipelines.users.batch.max_events must be a whole number from 1 to 1000000 | "),
-        (fault_of_pipeline("batch = { max_events = -1 }"), "AI0007 10:24 pipelines.users.batch.max_events must be a whole number from 1 to 1000000 | "),
-        (fault_of_pipeline("batch = { max_bytes = \"2GiB\" }"), "AI0007 10:23 pipelines.users.batch.max_bytes must be from 1KiB to 1GiB | "),
-        (fault_of_pipeline("batch = { max_wait = \"1h\" }"), "AI0007 10:22 pipelines.users.batch.max_wait must be from 0s to 1m | "),
+        (
+            fault_of_pipeline("batch = { max_wait = 5 }"),
+            "AI0006 10:22 pipelines.users.batch.max_wait must be a string with a unit, found an integer | write it like \"5ms\"",
+        ),
+        (
+            fault_of_pipeline("batch = { max_bytes = 5 }"),
+            "AI0006 10:23 pipelines.users.batch.max_bytes must be a string with a unit, found an integer | write it like \"32MiB\"",
+        ),
+        (
+            fault_of_pipeline("max_refused = { share = 0.5 }"),
+            "AI0006 10:25 pipelines.users.max_refused.share must be a string with a unit, found a float | write it like \"50%\"",
+        ),
+        (
+            fault_of_pipeline("batch = { max_events = 0 }"),
+            "AI0007 10:24 pipelines.users.batch.max_events must be a whole number from 1 to 1000000 | ",
+        ),
+        (
+            fault_of_pipeline("batch = { max_events = -1 }"),
+            "AI0007 10:24 pipelines.users.batch.max_events must be a whole number from 1 to 1000000 | ",
+        ),
+        (
+            fault_of_pipeline("batch = { max_bytes = \"2GiB\" }"),
+            "AI0007 10:23 pipelines.users.batch.max_bytes must be from 1KiB to 1GiB | ",
+        ),
+        (
+            fault_of_pipeline("batch = { max_wait = \"1h\" }"),
+            "AI0007 10:22 pipelines.users.batch.max_wait must be from 0s to 1m | ",
+        ),
         (fault_with("[\"user_id\"]", "[]"), "AI0007 9:7 pipelines.users.key must have from 1 to 16 columns | "),
-        (fault_of_pipeline("on_error = \"hold\""), "AI0008 10:12 \"hold\" is no value of pipelines.users.on_error | did you mean \"hold_key\"? choose from: hold_key, skip_event, stop"),
-        (fault_of_pipeline("version = \"source_position\""), "AI0008 10:11 pipelines.users.version = \"source_position\" is not there yet | choose event_time or arrival until it is"),
-        (fault_with("\"user_cdc\"", "\"${TOPIC}\""), "AI0009 7:9 environment variable TOPIC is not set | set it, or give a default: \"${TOPIC:-...}\""),
-        (fault_with("\"user_cdc\"", "\"$TOPIC\""), "AI0009 7:9 a dollar sign before a name | a variable is written \"${NAME}\" or \"${NAME:-default}\", a dollar sign \"$$\""),
-        (fault_with("127.0.0.1:9092", "127.0.0.1:x"), "AI0012 3:11 kafka.brokers is no list of host:port | write it like \"kafka-1:9092,kafka-2:9092\"; user and password go into [kafka.properties]"),
-        (fault_with("[kafka]", "[http]\nlisten = \"9190\"\n[kafka]"), "AI0012 3:10 http.listen is no address with a port | write it like \"127.0.0.1:9190\" or \"[::1]:9190\""),
-        (fault_with("[pipelines.users]", "[pipelines.\"a b\"]"), "AI0013 6:12 the pipeline's name must be letters (a-z), digits, _ and -, and start with a letter or digit | "),
-        (fault_with("\"user_cdc\"", "\"^user\""), "AI0013 7:9 pipelines.users.topic must be letters (a-z), digits, ., _ and -: one topic, no pattern | "),
-        (fault_with("\"enriched_user\"", "\"afterimage_x\""), "AI0013 8:9 pipelines.users.table is a table of afterimage's own | "),
-        (fault_with("\"user_id\"", "\"user id\""), "AI0013 9:8 pipelines.users.key: this column must be letters (a-z), digits and _, and not start with a digit | "),
-        (fault_with("\"user_id\"", "\"user_id\", \"USER_ID\""), "AI0013 9:19 pipelines.users.key: this column is there twice | "),
-        (fault_of_pipeline("lookups.events = { file = \"a.csv\", key = [\"a\"] }"), "AI0013 10:9 the lookup's name is taken: events, held, known are there in every pipeline | "),
-        (fault_of_pipeline("lookups.a = { key = [\"a\"] }"), "AI0004 10:9 [pipelines.users.lookups.a] has neither file nor mysql | add file = \"<path>\" or mysql = \"SELECT ...\""),
-        (fault_of_pipeline("lookups.a = { file = \"a\", mysql = \"b\", key = [\"a\"] }"), "AI0017 10:35 [pipelines.users.lookups.a] has both file and mysql | keep one of the two"),
-        (fault_of_pipeline("lookups.a = { file = \"a\", refresh = \"5s\", key = [\"a\"] }"), "AI0017 10:37 pipelines.users.lookups.a.refresh has no meaning for a file | remove it: a file is read again when it changes"),
+        (
+            fault_of_pipeline("on_error = \"hold\""),
+            "AI0008 10:12 \"hold\" is no value of pipelines.users.on_error | did you mean \"hold_key\"? choose from: hold_key, skip_event, stop",
+        ),
+        (
+            fault_of_pipeline("version = \"source_position\""),
+            "AI0008 10:11 pipelines.users.version = \"source_position\" is not there yet | choose event_time or arrival until it is",
+        ),
+        (
+            fault_with("\"user_cdc\"", "\"${TOPIC}\""),
+            "AI0009 7:9 environment variable TOPIC is not set | set it, or give a default: \"${TOPIC:-...}\"",
+        ),
+        (
+            fault_with("\"user_cdc\"", "\"$TOPIC\""),
+            "AI0009 7:9 a dollar sign before a name | a variable is written \"${NAME}\" or \"${NAME:-default}\", a dollar sign \"$$\"",
+        ),
+        (
+            fault_with("127.0.0.1:9092", "127.0.0.1:x"),
+            "AI0012 3:11 kafka.brokers is no list of host:port | write it like \"kafka-1:9092,kafka-2:9092\"; user and password go into [kafka.properties]",
+        ),
+        (
+            fault_with("[kafka]", "[http]\nlisten = \"9190\"\n[kafka]"),
+            "AI0012 3:10 http.listen is no address with a port | write it like \"127.0.0.1:9190\" or \"[::1]:9190\"",
+        ),
+        (
+            fault_with("[pipelines.users]", "[pipelines.\"a b\"]"),
+            "AI0013 6:12 the pipeline's name must be letters (a-z), digits, _ and -, and start with a letter or digit | ",
+        ),
+        (
+            fault_with("\"user_cdc\"", "\"^user\""),
+            "AI0013 7:9 pipelines.users.topic must be letters (a-z), digits, ., _ and -: one topic, no pattern | ",
+        ),
+        (
+            fault_with("\"enriched_user\"", "\"afterimage_x\""),
+            "AI0013 8:9 pipelines.users.table is a table of afterimage's own | ",
+        ),
+        (
+            fault_with("\"user_id\"", "\"user id\""),
+            "AI0013 9:8 pipelines.users.key: this column must be letters (a-z), digits and _, and not start with a digit | ",
+        ),
+        (
+            fault_with("\"user_id\"", "\"user_id\", \"USER_ID\""),
+            "AI0013 9:19 pipelines.users.key: this column is there twice | ",
+        ),
+        (
+            fault_of_pipeline("lookups.events = { file = \"a.csv\", key = [\"a\"] }"),
+            "AI0013 10:9 the lookup's name is taken: events, held, known are there in every pipeline | ",
+        ),
+        (
+            fault_of_pipeline("lookups.a = { key = [\"a\"] }"),
+            "AI0004 10:9 [pipelines.users.lookups.a] has neither file nor mysql | add file = \"<path>\" or mysql = \"SELECT ...\"",
+        ),
+        (
+            fault_of_pipeline("lookups.a = { file = \"a\", mysql = \"b\", key = [\"a\"] }"),
+            "AI0017 10:35 [pipelines.users.lookups.a] has both file and mysql | keep one of the two",
+        ),
+        (
+            fault_of_pipeline("lookups.a = { file = \"a\", refresh = \"5s\", key = [\"a\"] }"),
+            "AI0017 10:37 pipelines.users.lookups.a.refresh has no meaning for a file | remove it: a file is read again when it changes",
+        ),
         (
             fault_of_pipeline("tombstone_retention = \"30m\""),
             "AI0017 10:23 pipelines.users.tombstone_retention is below pipelines.users.max_future_skew | \
              a delete dated in the future would be forgotten before its own time comes: keep it longer",
         ),
-        (fault_with("[mysql]", "[kafka.properties]\na = []\n[mysql]"), "AI0005 5:5 the Kafka property \"a\" must be a string, a number, true or false, found a list | "),
-        (fault_with("[mysql]", "[kafka.properties]\na.b = 1\n\"a.b\" = 2\n[mysql]"), "AI0017 6:1 the Kafka property \"a.b\" is set twice | keep one of the two"),
+        (
+            fault_with("[mysql]", "[kafka.properties]\na = []\n[mysql]"),
+            "AI0005 5:5 the Kafka property \"a\" must be a string, a number, true or false, found a list | ",
+        ),
+        (
+            fault_with("[mysql]", "[kafka.properties]\na.b = 1\n\"a.b\" = 2\n[mysql]"),
+            "AI0017 6:1 the Kafka property \"a.b\" is set twice | keep one of the two",
+        ),
     ];
     for (found, expected) in cases {
         assert_eq!(found, expected);
@@ -269,8 +369,14 @@ fn broken_toml_is_placed_and_does_not_hide_other_faults() {
     let text = SMALL.replace("\"user_cdc\"", "\"user_cdc").replace("[kafka]", "[kafka]\nbrokrs = 1");
     let found = faults(&text);
     assert!(found[0].starts_with("AI0002 8:"), "{found:#?}");
-    assert!(found.contains(&"AI0003 3:1 unknown key \"brokrs\" in [kafka] | did you mean \"brokers\"?".to_owned()), "{found:#?}");
-    assert!(!found.iter().any(|fault| fault.starts_with("AI0004")), "what a broken line lost is not missing: {found:#?}");
+    assert!(
+        found.contains(&"AI0003 3:1 unknown key \"brokrs\" in [kafka] | did you mean \"brokers\"?".to_owned()),
+        "{found:#?}"
+    );
+    assert!(
+        !found.iter().any(|fault| fault.starts_with("AI0004")),
+        "what a broken line lost is not missing: {found:#?}"
+    );
     assert!(faults(&(SMALL.to_owned() + "topic = \"again\"\n"))[0].starts_with("AI0002 10:1 duplicate key"));
 }
 
@@ -300,8 +406,8 @@ key = ["a"]
     assert_eq!(
         sorted,
         [
-            "AI0003", "AI0004", "AI0004", "AI0006", "AI0007", "AI0007", "AI0007", "AI0008", "AI0009", "AI0013", "AI0013",
-            "AI0013", "AI0016",
+            "AI0003", "AI0004", "AI0004", "AI0006", "AI0007", "AI0007", "AI0007", "AI0008", "AI0009", "AI0013",
+            "AI0013", "AI0013", "AI0016",
         ],
         "{:#?}",
         found.iter().map(shown).collect::<Vec<_>>()
@@ -312,7 +418,8 @@ key = ["a"]
 fn faults_are_rendered_with_their_lines() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("afterimage.toml");
-    std::fs::write(&path, SMALL.replace("topic =", "topik =").replace("app@", "app:hunter2@") + "on_error = 5\n").unwrap();
+    std::fs::write(&path, SMALL.replace("topic =", "topik =").replace("app@", "app:hunter2@") + "on_error = 5\n")
+        .unwrap();
     let faults = Config::load(&path, &environment).unwrap_err();
     let mut out = Vec::new();
     render(&faults, &mut out, false).unwrap();
@@ -394,7 +501,10 @@ fn off_loopback_the_connection_is_encrypted_unless_that_is_given_up_on_purpose()
     assert_eq!(tls(&SMALL.replace("[mysql]", &line)), expected);
     let both = remote.replace("[mysql]", &format!("{line}\nallow_insecure = true"));
     assert!(faults(&both)[0].starts_with("AI0017"), "contradiction");
-    assert!(fault_with("[mysql]", "[mysql]\nca_file = \"nope.pem\"").starts_with("AI0010 5:11 cannot read mysql.ca_file conf/nope.pem"));
+    assert!(
+        fault_with("[mysql]", "[mysql]\nca_file = \"nope.pem\"")
+            .starts_with("AI0010 5:11 cannot read mysql.ca_file conf/nope.pem")
+    );
 }
 
 #[test]
@@ -418,9 +528,10 @@ fn an_unreadable_file_is_one_fault() {
 fn a_secret_never_appears_in_what_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("password"), "hunter2").unwrap();
-    let secret = SMALL
-        .replace("app@", "app:hunter2@")
-        .replace("[mysql]", "[kafka.properties]\nsasl.password = \"hunter2\"\n\"ssl.key.pem\" = '''\nhunter2\n'''\n[mysql]");
+    let secret = SMALL.replace("app@", "app:hunter2@").replace(
+        "[mysql]",
+        "[kafka.properties]\nsasl.password = \"hunter2\"\n\"ssl.key.pem\" = '''\nhunter2\n'''\n[mysql]",
+    );
     let variants = [
         secret.clone(),
         secret.replace("/app", ""),

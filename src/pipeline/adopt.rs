@@ -108,8 +108,13 @@ impl Pipeline {
     /// Adopts what is due. Errors that pass by themselves only postpone it.
     pub(super) async fn adopt_due(&mut self) -> Result<()> {
         let now = Instant::now();
-        let due: Vec<Assignment> =
-            self.adoption.waiting.values().filter(|(_, when)| *when <= now).map(|(assignment, _)| *assignment).collect();
+        let due: Vec<Assignment> = self
+            .adoption
+            .waiting
+            .values()
+            .filter(|(_, when)| *when <= now)
+            .map(|(assignment, _)| *assignment)
+            .collect();
         if due.is_empty() {
             return Ok(());
         }
@@ -252,7 +257,13 @@ impl Pipeline {
     }
 
     /// From which offset a partition may be read, with warnings; or why not.
-    fn check(&self, topic: &TopicNow, partition: Partition, row: Option<&Stored>, count: usize) -> Result<(i64, Vec<String>)> {
+    fn check(
+        &self,
+        topic: &TopicNow,
+        partition: Partition,
+        row: Option<&Stored>,
+        count: usize,
+    ) -> Result<(i64, Vec<String>)> {
         let Some(ends) = topic.watermarks.iter().find(|ends| ends.partition == partition) else {
             return Err(Error::new(Kind::PositionLost, format!("partition {partition} is gone from the topic")));
         };

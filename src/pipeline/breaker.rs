@@ -30,7 +30,8 @@ impl Breaker {
     /// Whether a batch would be too much: `Some((refused, read))` within the window, the batch included.
     pub fn would_trip(&self, now: Instant, read: u64, refused: u64) -> Option<(u64, u64)> {
         let recent = self.seen.iter().filter(|(when, _, _)| now.duration_since(*when) <= self.limits.window);
-        let (read, refused) = recent.fold((read, refused), |(read, refused), batch| (read + batch.1, refused + batch.2));
+        let (read, refused) =
+            recent.fold((read, refused), |(read, refused), batch| (read + batch.1, refused + batch.2));
         let too_many = read >= self.limits.min_records && refused as f64 > self.limits.max_share * read as f64;
         too_many.then_some((refused, read))
     }

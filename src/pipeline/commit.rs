@@ -164,9 +164,16 @@ impl Pipeline {
 
 fn refusals_of(work: &Work<'_>, faults: Vec<RowFault>) -> Result<Vec<Refusal>> {
     let bug = || Error::new(Kind::Bug, "latest carries no version columns");
-    let partitions =
-        work.latest.column_by_name("cdc_partition").and_then(|column| column.as_primitive_opt::<Int32Type>()).ok_or_else(bug)?;
-    let offsets = work.latest.column_by_name("cdc_offset").and_then(|column| column.as_primitive_opt::<Int64Type>()).ok_or_else(bug)?;
+    let partitions = work
+        .latest
+        .column_by_name("cdc_partition")
+        .and_then(|column| column.as_primitive_opt::<Int32Type>())
+        .ok_or_else(bug)?;
+    let offsets = work
+        .latest
+        .column_by_name("cdc_offset")
+        .and_then(|column| column.as_primitive_opt::<Int64Type>())
+        .ok_or_else(bug)?;
     Ok(faults
         .into_iter()
         .filter(|fault| fault.row < partitions.len())

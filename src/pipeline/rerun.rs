@@ -114,7 +114,11 @@ impl Pipeline {
             let work = Work {
                 id: token(),
                 advances: self.standing(positions, |partition| {
-                    self.reclassified(&rerun, partition, evaluation.sums.iter().find(|sums| sums.partition == partition))
+                    self.reclassified(
+                        &rerun,
+                        partition,
+                        evaluation.sums.iter().find(|sums| sums.partition == partition),
+                    )
                 }),
                 latest: &evaluation.latest,
                 // Late by design, not by the producer's fault: no evidence.
@@ -127,7 +131,13 @@ impl Pipeline {
                     let progress = self.settle_in_memory(positions, &evaluation);
                     let resolved = positions.len() - evaluation.refused.len() - evaluation.held.len();
                     let (refused, held) = (evaluation.refused.len(), evaluation.held.len());
-                    tracing::info!(pipeline = self.settings.name, resolved, refused, held, "quarantined records run again");
+                    tracing::info!(
+                        pipeline = self.settings.name,
+                        resolved,
+                        refused,
+                        held,
+                        "quarantined records run again"
+                    );
                     self.health.update(|snapshot| {
                         for advance in &work.advances {
                             snapshot.totals.add(&advance.sums);
@@ -158,7 +168,12 @@ impl Pipeline {
     }
 
     /// The records were read long ago; now they leave one class for another.
-    fn reclassified(&self, rerun: &HashSet<Position>, partition: Partition, sums: Option<&PartitionSums>) -> SumChanges {
+    fn reclassified(
+        &self,
+        rerun: &HashSet<Position>,
+        partition: Partition,
+        sums: Option<&PartitionSums>,
+    ) -> SumChanges {
         let mut changes = sums.map(sum_changes).unwrap_or_default();
         let mine = rerun.iter().filter(|position| position.partition == partition);
         let (mut were_held, mut were_refused) = (0, 0);

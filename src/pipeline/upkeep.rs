@@ -162,12 +162,20 @@ impl Pipeline {
                 Err(faults) => {
                     let reasons: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
                     let (pipeline, lookup) = (self.settings.name.as_str(), lookup.name.as_str());
-                    tracing::error!(pipeline, lookup, reason = reasons.join("; "), "lookup not replaced, the last good one stays");
+                    tracing::error!(
+                        pipeline,
+                        lookup,
+                        reason = reasons.join("; "),
+                        "lookup not replaced, the last good one stays"
+                    );
                 }
             }
         }
         if changed {
-            tracing::info!(pipeline = self.settings.name, "lookup changed: records that the models refused are tried again");
+            tracing::info!(
+                pipeline = self.settings.name,
+                "lookup changed: records that the models refused are tried again"
+            );
             self.retry_model_refusals().await?;
             self.rerun_due().await?;
         }

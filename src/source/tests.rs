@@ -106,7 +106,10 @@ async fn partitions_are_read_from_the_positions_that_the_loop_names() {
     produce(&producer, 1, 10);
     let mut source = Source::start(options(&cluster)).unwrap();
     let assignments = assigned(&mut source, 2).await;
-    assert!(tokio::time::timeout(Duration::from_millis(300), source.next(&LIMITS)).await.is_err(), "nothing is read yet");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), source.next(&LIMITS)).await.is_err(),
+        "nothing is read yet"
+    );
     for assignment in assignments {
         source.position(assignment, if assignment.partition == 0 { 0 } else { 7 });
     }
@@ -320,7 +323,9 @@ async fn questions_to_the_mock_cluster_are_answered_as_far_as_it_can() {
 #[tokio::test]
 async fn questions_that_nobody_answers_are_errors_with_a_reason() {
     let broker = Broker::new("127.0.0.1:9", &BTreeMap::new(), Duration::from_millis(500)).unwrap();
-    for error in [broker.topic(TOPIC).await.err(), broker.watermarks(TOPIC, &[0]).await.err(), broker.cluster_id().await.err()] {
+    for error in
+        [broker.topic(TOPIC).await.err(), broker.watermarks(TOPIC, &[0]).await.err(), broker.cluster_id().await.err()]
+    {
         let error = error.unwrap();
         assert_eq!(error.kind, Kind::BrokerUnavailable);
         assert!(!error.remedy.is_empty());

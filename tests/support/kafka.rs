@@ -222,7 +222,15 @@ impl Broker {
             let consumer: BaseConsumer = config.create().unwrap();
             let mut partitions = TopicPartitionList::new();
             partitions.add_partition(&topic, partition);
-            let committed = consumer.committed_offsets(partitions, PATIENCE).unwrap();
+            let until = Instant::now() + PATIENCE;
+            let committed = loop {
+                match consumer.committed_offsets(partitions.clone(), PATIENCE) {
+                    Ok(committed) => break committed,
+                    // A new broker takes a moment to make the topic of committed offsets.
+                    Err(error) if Instant::now() > until => panic!("no committed offsets: {error}"),
+                    Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                }
+            };
             match committed.find_partition(&topic, partition).unwrap().offset() {
                 Offset::Offset(offset) => Some(offset),
                 _ => None,

@@ -80,13 +80,14 @@ impl Drop for Database {
         // Dropping can't wait for the test's own runtime; a server that is gone by now takes its databases along.
         let cleaner = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let _ = runtime.block_on(tokio::time::timeout(Duration::from_secs(20), async {
+            let dropping = async {
                 let mut connection = Conn::from_url(&admin).await?;
                 // A transaction that a killed program left open holds metadata locks until the server notices.
                 connection.query_drop("SET lock_wait_timeout = 10").await?;
                 connection.query_drop(statement).await?;
                 connection.disconnect().await
-            }));
+            };
+            let _ = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), dropping).await });
         });
         let _ = cleaner.join();
     }

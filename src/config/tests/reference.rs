@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::config::keys::{Absent, Key, Kind, SECTIONS};
 use crate::config::kafka::REFUSED;
+use crate::config::keys::{Absent, Key, Kind, SECTIONS};
 use crate::config::reader::code::MEANINGS;
 
 const BEGIN: &str = "<!-- begin: from src/config/keys.rs -->\n";

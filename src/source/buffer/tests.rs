@@ -129,7 +129,9 @@ fn a_lost_position_stops_the_partition_and_is_reported_once() {
     shared.accept(record(0, 5, b"x"));
     assert_eq!(shared.stats().buffered_events, 0);
     let report = shared.poll(&limits(9, 99), false);
-    assert!(matches!(report, Some(Polled::PositionLost { assignment: lost, what }) if lost == assignment && what == "gone"));
+    assert!(
+        matches!(report, Some(Polled::PositionLost { assignment: lost, what }) if lost == assignment && what == "gone")
+    );
     assert!(shared.poll(&limits(9, 99), false).is_none());
     assert_eq!(shared.changes(), [Change { assignment, remove: true, from: None }]);
 }

@@ -1,0 +1,480 @@
+//! The engine of one pipeline: its planned models, and how one batch goes through them.
+//!
+//! Per batch: run up to `enriched`; find out who failed and who must wait; write that into `enriched` and `held`; run `accepted` and
+//! `latest`; check both against the fold done natively; hand over. Where a model fails at run time the guilty events are looked
+//! for ([`super::bisect`]) and the batch is run again without them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampNanosecondArray, UInt32Array,
+};
+use arrow::compute::{cast, filter_record_batch, take};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::prelude::SessionContext;
+
+use super::bisect::Crash;
+use super::fold::{Encoder, Fold};
+use super::held::{self, Case, Faults, fault};
+use super::keys::KeyTexts;
+use super::lookup::{self, Lookup};
+use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order};
+use super::plan::{self, ASSUMED_ROWS, Step};
+use super::rows::{Places, Rows, column, positions};
+use super::slots::Slot;
+use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, lookup_file, output};
+use crate::diagnostic::{Diagnostic, has_errors};
+use crate::error::{Error, Kind, Result};
+use crate::hold::{Key, Verdict};
+use crate::position::{Position, Version};
+use crate::target::Target;
+use crate::work::{Evaluation, Held, OutOfOrder, Refusal, Stage};
+
+/// The models of one pipeline, ready to run batch after batch.
+#[derive(Debug)]
+pub struct Engine {
+    spec: ModelSpec,
+    task: Arc<TaskContext>,
+    /// In running order.
+    steps: Vec<Step>,
+    events: Arc<Slot>,
+    held: Arc<Slot>,
+    known: Arc<Slot>,
+    lookups: Vec<Lookup>,
+    target: Target,
+    routes: Routes,
+    /// Key columns of the last batch's `latest` as it left, for [`Engine::evidence`].
+    last_keys: Vec<ArrayRef>,
+}
+
+/// Which steps must run, in order, to have the rows of a model.
+#[derive(Debug, Default)]
+struct Routes {
+    changes: Vec<usize>,
+    enriched: Vec<usize>,
+    accepted: Vec<usize>,
+    latest: Vec<usize>,
+    metrics: Vec<usize>,
+    out_of_order: Vec<usize>,
+}
+
+/// What came of one attempt at a batch.
+enum Attempt {
+    Done(Box<Evaluation>),
+    /// Events that showed their fault only behind `enriched`.
+    Refused(Faults),
+    Crashed(Crash),
+}
+
+impl Engine {
+    /// Loads, plans and checks the models and lookups of `spec` over events of the given schema. Yields the engine and warnings,
+    /// or every fault at once. Without a `target` the one that follows from `latest` is assumed.
+    pub async fn prepare(
+        spec: &ModelSpec,
+        events: SchemaRef,
+        target: Option<&Target>,
+    ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let (models, mut faults) = Models::read(&spec.queries);
+        let lookups = lookup::load(spec, &models, &mut faults);
+        let session = plan::session().map_err(|error| vec![internal(&error)])?;
+        let fields = check::struct_fields(&events);
+        let events = Slot::new(EVENTS, events, ASSUMED_ROWS);
+        let mut tables = vec![EVENTS];
+        let slots = std::iter::once(&events).chain(lookups.iter().map(|lookup| &lookup.slot));
+        for slot in slots {
+            plan::register(&session, slot).map_err(|error| vec![internal(&error)])?;
+        }
+        lookup::fill(&lookups);
+        tables.extend(lookups.iter().map(|lookup| lookup.name.as_str()));
+        let named: Vec<&str> =
+            [EVENTS, HELD, KNOWN].into_iter().chain(spec.lookups.iter().map(|lookup| lookup.name.as_str())).collect();
+        let order = order(&models, &named, &mut faults);
+        let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, &mut faults).await;
+        check::contract(spec, &models, &planned.steps, &session, &mut faults);
+        let assumed = check_target::target(spec, &models, &planned.steps, target, &mut faults);
+        let (Some(target), Some(held), Some(known), false) =
+            (assumed, planned.held, planned.known, has_errors(&faults))
+        else {
+            return Err(faults);
+        };
+        Ok((Self::assemble(spec, &session, &models, planned.steps, [events, held, known], lookups, target), faults))
+    }
+
+    fn assemble(
+        spec: &ModelSpec,
+        session: &SessionContext,
+        models: &Models,
+        steps: Vec<Step>,
+        [events, held, known]: [Arc<Slot>; 3],
+        lookups: Vec<Lookup>,
+        target: Target,
+    ) -> Self {
+        let route = |name: &str| -> Vec<usize> {
+            let ancestry = models.ancestry(name);
+            (0..steps.len()).filter(|step| ancestry.contains(&steps[*step].name)).collect()
+        };
+        let routes = Routes {
+            changes: route(CHANGES),
+            enriched: route(ENRICHED),
+            accepted: route(ACCEPTED),
+            latest: route(LATEST),
+            metrics: route(METRICS),
+            out_of_order: route(OUT_OF_ORDER),
+        };
+        let (spec, task) = (spec.clone(), session.task_ctx());
+        Self { spec, task, steps, events, held, known, lookups, target, routes, last_keys: Vec::new() }
+    }
+
+    /// The target that `latest` asks for: texts as `VARCHAR(255)`, numbers, dates and times exactly. Key columns of text still
+    /// need a collation that tells all texts apart, which whoever writes the DDL adds.
+    pub fn derive_target(&self, table: &str) -> Target {
+        let latest = self.steps.iter().find(|step| step.name == LATEST);
+        let derive = |step: &Step| check_target::derive(step.schema(), &self.spec.key, &mut Vec::new());
+        let columns = latest.map(derive).unwrap_or_default();
+        Target { table: table.to_owned(), columns, key_len: self.spec.key.len() }
+    }
+
+    /// Goes on with `target`, unless `latest` doesn't yield its columns in types that it can hold.
+    pub fn set_target(&mut self, target: Target) -> Result<(), Vec<Diagnostic>> {
+        let Some(latest) = self.steps.iter().find(|step| step.name == LATEST) else { return Ok(()) };
+        let mut faults = Vec::new();
+        check_target::against(&latest.file, "", latest.schema(), &self.spec.key, &target, &mut faults);
+        if has_errors(&faults) {
+            return Err(faults);
+        }
+        self.target = target;
+        Ok(())
+    }
+
+    /// The columns of what [`evidence`](Self::evidence) takes: the key, then `_known_ts`, `_known_partition`, `_known_offset`.
+    pub fn known_schema(&self) -> SchemaRef {
+        Arc::clone(self.known.schema())
+    }
+
+    /// Replaces a lookup's rows from the next batch on; `false` if they are what they were. The columns must be the ones that the
+    /// models were planned with.
+    pub fn set_lookup(&mut self, name: &str, table: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
+        let Some(lookup) = self.lookups.iter().find(|lookup| lookup.name == name) else {
+            return Err(vec![Diagnostic::error("AI0301", format!("there is no lookup {name:?}"))]);
+        };
+        lookup.replace(table)
+    }
+
+    /// Replaces a lookup by what its file holds now.
+    pub fn reload_lookup(&mut self, name: &str, path: &Path) -> Result<bool, Vec<Diagnostic>> {
+        let table = lookup_file::read(name, path)?;
+        self.set_lookup(name, table.rows)
+    }
+
+    /// A batch without rows in the shape of [`Evaluation::latest`].
+    pub fn no_rows(&self) -> Result<RecordBatch> {
+        output::no_rows(&self.target)
+    }
+
+    /// Each model that ran for the last batch: its rows and how long it took.
+    pub fn tables(&self) -> impl Iterator<Item = (&str, &RecordBatch, Duration)> {
+        self.steps.iter().filter_map(|step| step.rows.as_ref().map(|rows| (step.name.as_str(), rows, step.took)))
+    }
+
+    /// Lets go of the last batch's rows; [`evidence`](Self::evidence) and [`tables`](Self::tables) then find none.
+    pub fn forget(&mut self) {
+        for step in &mut self.steps {
+            step.forget();
+        }
+        for slot in [&self.events, &self.held, &self.known] {
+            slot.clear();
+        }
+    }
+
+    /// Runs the models over one batch.
+    ///
+    /// Fails with [`Kind::Model`] where a model yields what its contract forbids, or fails for a reason that no single event explains.
+    pub async fn evaluate(&mut self, input: Input<'_>) -> Result<Evaluation> {
+        let mut why: Faults = Faults::new();
+        for refusal in input.decode_refused.iter().chain(input.forced) {
+            why.entry(refusal.position).or_insert_with(|| Refusal { keys: Vec::new(), ..refusal.clone() });
+        }
+        let mut outside: BTreeMap<Position, Vec<Key>> = self.users_of(&input.salvage).await?;
+        outside.retain(|position, _| input.decode_refused.iter().any(|refusal| refusal.position == *position));
+        for refusal in input.decode_refused {
+            outside.entry(refusal.position).or_default();
+        }
+        let mut events = input.events.clone();
+        loop {
+            let known = why.len();
+            match self.attempt(&input, &events, &why, &outside).await? {
+                Attempt::Done(evaluation) => return Ok(*evaluation),
+                Attempt::Refused(more) => why.extend(more),
+                Attempt::Crashed(crash) => {
+                    let guilty = self.guilty(&events, crash).await?;
+                    let (bad, good) = split(&events, &guilty)?;
+                    let users = self.users_of(&bad).await?;
+                    for position in guilty.keys() {
+                        outside.insert(*position, users.get(position).cloned().unwrap_or_default());
+                    }
+                    // An event that MySQL refused before stays refused for that reason.
+                    for (position, refusal) in guilty {
+                        why.entry(position).or_insert(refusal);
+                    }
+                    events = good;
+                    continue;
+                }
+            }
+            if why.len() == known {
+                return Err(Error::new(Kind::Bug, format!("pipeline {}: a batch makes no progress", self.spec.name)));
+            }
+        }
+    }
+
+    /// One run of the batch: `why` are the events known to fail, `outside` those of them that aren't in `events`.
+    async fn attempt(
+        &mut self,
+        input: &Input<'_>,
+        events: &RecordBatch,
+        why: &Faults,
+        outside: &BTreeMap<Position, Vec<Key>>,
+    ) -> Result<Attempt> {
+        let timed = self.spec.version == VersionBy::EventTime;
+        let places = Places::new(events)?;
+        self.start(events);
+        if let Err(crash) = self.run(|routes| &routes.enriched).await {
+            return Ok(Attempt::Crashed(crash));
+        }
+        let enriched = Rows::new(ENRICHED, self.rows_of(ENRICHED)?)?;
+        self.only_events(ENRICHED, &enriched, &places)?;
+        let mut faults = why.clone();
+        held::find(&enriched, &self.spec.key, &self.target, &mut faults)?;
+        let judged = held::judge(
+            &Case {
+                keys: &enriched.columns(ENRICHED, &self.spec.key)?,
+                rows: &enriched,
+                faults: &faults,
+                outside,
+                holds: input.holds,
+                rerun: input.rerun,
+                hold_keys: self.spec.hold_keys,
+                held_schema: self.held.schema(),
+            },
+            &places,
+        )?;
+        if !faults.is_empty() {
+            let marked = held::mark(&enriched, &faults)?;
+            self.keep(ENRICHED, marked);
+        }
+        self.held.fill(&[judged.held]);
+
+        if let Err(crash) = self.run(|routes| &routes.accepted).await {
+            return Ok(Attempt::Crashed(crash));
+        }
+        let accepted = Rows::new(ACCEPTED, self.rows_of(ACCEPTED)?)?;
+        self.only_events(ACCEPTED, &accepted, &places)?;
+        output::verify_accepted(&accepted, &judged.verdicts).map_err(|error| self.at(error))?;
+        let encoder =
+            Encoder::new(self.held.schema().fields().iter().take(self.spec.key.len()).map(|field| field.data_type()))?;
+        let accepted_keys = accepted.columns(ACCEPTED, &self.spec.key)?;
+        let fold = Fold::new(&accepted, encoder.encode(&accepted_keys)?, timed);
+        let mut more = doubles(&fold, &accepted);
+        held::find_nulls(ACCEPTED, &accepted, &self.spec.key, &mut more)?;
+        if !more.is_empty() {
+            return Ok(Attempt::Refused(more));
+        }
+
+        if let Err(crash) = self.run(|routes| &routes.latest).await {
+            return Ok(Attempt::Crashed(crash));
+        }
+        let latest = Rows::new(LATEST, self.rows_of(LATEST)?)?;
+        let latest_keys = encoder.encode(&latest.columns(LATEST, &self.spec.key)?)?;
+        fold.verify(&accepted, &latest, &latest_keys).map_err(|error| self.at(error))?;
+        held::find_misfits(&latest, &self.target, &mut more);
+        if !more.is_empty() {
+            return Ok(Attempt::Refused(more));
+        }
+
+        let all = positions(&input.events)?;
+        let high_water = timed.then_some(input.high_water_ns);
+        let sums = output::sums(input, &all, &judged.verdicts, &accepted, &latest, timed);
+        let (refused, held) = outcomes(judged.verdicts, &faults);
+        let finished = output::latest(&latest, &latest_keys, &self.target, timed)?;
+        self.last_keys = finished.columns().iter().take(self.spec.key.len()).map(Arc::clone).collect();
+        Ok(Attempt::Done(Box::new(Evaluation {
+            refused,
+            held,
+            sums,
+            suspects: output::suspects(&accepted, &accepted_keys, &encoder, &latest_keys, high_water)?,
+            latest: finished,
+            metrics: self.figures().await,
+        })))
+    }
+
+    /// The out-of-order events of the last batch, given what the target knew of the suspects before it: rows of `latest` with the
+    /// newest version stored of their key, `None` where there is none.
+    pub async fn evidence(&mut self, known: &[(usize, Option<Version>)]) -> Result<Vec<OutOfOrder>> {
+        if self.routes.out_of_order.is_empty() || known.is_empty() || self.spec.version == VersionBy::Arrival {
+            return Ok(Vec::new());
+        }
+        let rows: UInt32Array = known.iter().map(|(row, _)| u32::try_from(*row).unwrap_or(u32::MAX)).collect();
+        let mut columns = Vec::new();
+        for key in &self.last_keys {
+            columns.push(take(key, &rows, None).map_err(bug)?);
+        }
+        let versions = || known.iter().map(|(_, version)| *version);
+        columns.push(Arc::new(versions().map(|version| Some(version?.ts_ns)).collect::<TimestampNanosecondArray>()));
+        columns.push(Arc::new(versions().map(|version| Some(version?.partition)).collect::<Int32Array>()));
+        columns.push(Arc::new(versions().map(|version| Some(version?.offset)).collect::<Int64Array>()));
+        let schema = self.known_schema();
+        let columns: Result<Vec<_>> = columns
+            .iter()
+            .zip(schema.fields())
+            .map(|(values, field)| cast(values, field.data_type()).map_err(bug))
+            .collect();
+        self.known.fill(&[RecordBatch::try_new(schema, columns?).map_err(bug)?]);
+        for step in self.steps.iter_mut().filter(|step| step.reads.iter().any(|read| read == KNOWN)) {
+            step.rows = None;
+        }
+        self.run(|routes| &routes.out_of_order).await.map_err(|crash| self.at(crash.error()))?;
+        evidence::read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key).map_err(|error| self.at(error))
+    }
+
+    /// Makes `events` the current batch; nothing has run on it yet.
+    pub(super) fn start(&mut self, events: &RecordBatch) {
+        self.forget();
+        self.events.fill(std::slice::from_ref(events));
+    }
+
+    /// Runs everything up to `latest` over `events`, with nobody on hold.
+    pub(super) async fn crash_on(&mut self, events: &RecordBatch) -> Option<Crash> {
+        self.start(events);
+        self.run(|routes| &routes.latest).await.err()
+    }
+
+    /// Runs the steps of a route that haven't run for this batch.
+    async fn run(&mut self, route: impl Fn(&Routes) -> &Vec<usize>) -> Result<(), Crash> {
+        for index in route(&self.routes) {
+            let Some(step) = self.steps.get_mut(*index).filter(|step| step.rows.is_none()) else { continue };
+            if let Err(error) = step.run(&self.task).await {
+                return Err(Crash { model: step.name.clone(), reason: locate::without_values(&error) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Users that the rows of `events` name, by the model `changes`; rows on which it fails name none.
+    async fn users_of(&mut self, events: &RecordBatch) -> Result<BTreeMap<Position, Vec<Key>>> {
+        let mut users = BTreeMap::new();
+        if events.num_rows() == 0 {
+            return Ok(users);
+        }
+        self.start(events);
+        if self.run(|routes| &routes.changes).await.is_ok() {
+            self.collect_users(&mut users)?;
+            return Ok(users);
+        }
+        for row in 0..events.num_rows() {
+            self.start(&events.slice(row, 1));
+            if self.run(|routes| &routes.changes).await.is_ok() {
+                self.collect_users(&mut users)?;
+            }
+        }
+        Ok(users)
+    }
+
+    fn collect_users(&self, users: &mut BTreeMap<Position, Vec<Key>>) -> Result<()> {
+        let rows = Rows::new(CHANGES, self.rows_of(CHANGES)?)?;
+        let keys = rows.columns(CHANGES, &self.spec.key)?;
+        let texts = KeyTexts::new(&keys)?;
+        for row in 0..rows.len() {
+            let Some(key) = texts.key(row) else { continue };
+            let named: &mut Vec<Key> = users.entry(rows.position(row)).or_default();
+            if !named.contains(&key) {
+                named.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    async fn figures(&mut self) -> serde_json::Map<String, serde_json::Value> {
+        if self.routes.metrics.is_empty() {
+            return serde_json::Map::new();
+        }
+        // Figures are for the analyst's eyes: their failure must not stop the data.
+        if let Err(crash) = self.run(|routes| &routes.metrics).await {
+            tracing::warn!(pipeline = self.spec.name, model = crash.model, error = crash.reason, "metrics failed");
+            return serde_json::Map::new();
+        }
+        self.rows_of(METRICS).map(|rows| output::figures(&rows)).unwrap_or_default()
+    }
+
+    fn rows_of(&self, model: &str) -> Result<RecordBatch> {
+        let step = self.steps.iter().find(|step| step.name == model);
+        step.and_then(|step| step.rows.clone()).ok_or_else(|| Error::new(Kind::Bug, format!("{model} hasn't run")))
+    }
+
+    fn keep(&mut self, model: &str, rows: RecordBatch) {
+        if let Some(step) = self.steps.iter_mut().find(|step| step.name == model) {
+            step.keep(rows);
+        }
+    }
+
+    /// Fails where a row's position is no event's: models must carry `_partition` and `_offset` unchanged.
+    fn only_events(&self, model: &str, rows: &Rows, places: &Places) -> Result<()> {
+        let mut near = 0;
+        for row in 0..rows.len() {
+            let position = rows.position(row);
+            if places.find(position, &mut near).is_none() {
+                let what = format!("{model}.sql yields a row for {position}, which is no event of this batch");
+                return Err(self
+                    .at(Error::new(Kind::Model, what))
+                    .remedy("every row must carry `_partition` and `_offset` of its event unchanged"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn at(&self, error: Error) -> Error {
+        error.at(format!("pipeline {}", self.spec.name))
+    }
+}
+
+/// Events with two accepted rows of one key: neither is newer than the other.
+fn doubles(fold: &Fold, accepted: &Rows) -> Faults {
+    let reason = "the models yield more than one row for a key of this event";
+    fold.doubles
+        .iter()
+        .map(|row| accepted.position(*row as usize))
+        .map(|position| (position, fault(position, Stage::Model, Some(ACCEPTED), None, reason.to_owned())))
+        .collect()
+}
+
+/// Refused and held records from the verdicts.
+fn outcomes(verdicts: BTreeMap<Position, (Verdict, Vec<Key>)>, why: &Faults) -> (Vec<Refusal>, Vec<Held>) {
+    let (mut refused, mut held) = (Vec::new(), Vec::new());
+    for (position, (verdict, keys)) in verdicts {
+        match (verdict, why.get(&position)) {
+            (Verdict::Held, _) => held.push(Held { position, keys }),
+            (Verdict::Refused, Some(refusal)) => refused.push(Refusal { keys, ..refusal.clone() }),
+            (Verdict::Refused, None) | (Verdict::Accepted, _) => {}
+        }
+    }
+    (refused, held)
+}
+
+/// The events that are in `guilty`, and the others.
+fn split(events: &RecordBatch, guilty: &Faults) -> Result<(RecordBatch, RecordBatch)> {
+    let positions = positions(events)?;
+    let bad: BooleanArray = positions.iter().map(|position| Some(guilty.contains_key(position))).collect();
+    let good: BooleanArray = positions.iter().map(|position| Some(!guilty.contains_key(position))).collect();
+    Ok((filter_record_batch(events, &bad).map_err(bug)?, filter_record_batch(events, &good).map_err(bug)?))
+}
+
+fn bug(error: arrow::error::ArrowError) -> Error {
+    Error::new(Kind::Bug, "a table can't be put together").source(error)
+}
+
+fn internal(error: &DataFusionError) -> Diagnostic {
+    Diagnostic::error("AI0113", format!("the SQL engine doesn't start: {}", locate::plain(error)))
+}

@@ -1,0 +1,194 @@
+//! From the SQL engine's errors to faults with a place: file, line, column, and what was probably meant.
+//!
+//! Most planning errors carry a span; syntax errors carry one in their text only, and faults about struct fields and
+//! constants carry none, so that the name in question is looked up in the model's text.
+
+use std::path::Path;
+
+use datafusion::common::DataFusionError;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{self, Token, Tokenizer};
+
+use crate::diagnostic::{Diagnostic, Span, did_you_mean};
+
+/// A parser's span as ours; `None` for an empty one.
+pub(super) fn span(span: tokenizer::Span) -> Option<Span> {
+    (span.start.line > 0).then(|| Span {
+        line: span.start.line as usize,
+        column: span.start.column as usize,
+        end_line: span.end.line as usize,
+        end_column: span.end.column as usize,
+    })
+}
+
+/// A syntax error, placed by the end of its text (`... at Line: 1, Column: 16`).
+pub(super) fn syntax(file: &Path, sql: &str, error: &DataFusionError) -> Diagnostic {
+    let text = plain(error);
+    let (message, place) = match text.rsplit_once(" at Line: ") {
+        Some((message, place)) => (message.to_owned(), place.to_owned()),
+        None => (text.clone(), String::new()),
+    };
+    let mut numbers = place.split(", Column: ").map(|number| number.trim().parse::<usize>().ok());
+    let span = match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(line), Some(column)) => Some(token_at(sql, line, column)),
+        _ => end_of(sql),
+    };
+    let message = message.trim_start_matches("sql parser error: ").trim_start_matches("Expected: ").to_owned();
+    let message = if text.contains("Expected: ") { format!("expected {message}") } else { message };
+    Diagnostic::error("AI0104", format!("syntax error: {message}")).file(file).span(span)
+}
+
+/// The span of the token that starts at (line, column); one character wide where there is none.
+fn token_at(sql: &str, line: usize, column: usize) -> Span {
+    tokens(sql)
+        .into_iter()
+        .filter_map(|token| span(token.span))
+        .find(|place| place.line == line && place.column == column)
+        .unwrap_or(Span { line, column, end_line: line, end_column: column + 1 })
+}
+
+fn end_of(sql: &str) -> Option<Span> {
+    let line = sql.lines().count();
+    let column = sql.lines().last()?.chars().count() + 1;
+    Some(Span { line, column, end_line: line, end_column: column + 1 })
+}
+
+fn tokens(sql: &str) -> Vec<tokenizer::TokenWithSpan> {
+    Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap_or_default()
+}
+
+/// The first place where `name` stands as an identifier or a quoted text, exactly so.
+pub(super) fn word(sql: &str, name: &str) -> Option<Span> {
+    tokens(sql)
+        .into_iter()
+        .find(|token| match &token.token {
+            Token::Word(word) => word.value == name,
+            Token::SingleQuotedString(text) => text == name,
+            _ => false,
+        })
+        .and_then(|token| span(token.span))
+}
+
+/// As [`word`], in any case: function names and keywords.
+pub(super) fn word_any_case(sql: &str, name: &str) -> Option<Span> {
+    let first = name.split(' ').next().unwrap_or(name);
+    tokens(sql)
+        .into_iter()
+        .find(|token| matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case(first)))
+        .and_then(|token| span(token.span))
+}
+
+/// The faults in an error of planning `sql`, several where the engine found several. `fields` are the names of struct fields
+/// that the model could have meant.
+pub(super) fn planning(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Vec<Diagnostic> {
+    error.iter().map(|error| one(file, sql, error, fields)).collect()
+}
+
+fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Diagnostic {
+    let text = plain(error);
+    if let Some(field) = between(&text, "Field ", " not found in struct") {
+        return struct_field(file, sql, field, fields);
+    }
+    let code = code(&text);
+    let Some(found) = error.diagnostic() else {
+        let fault = Diagnostic::error(code, text.clone()).file(file).span(guess(sql, &text));
+        return match code {
+            "AI0114" => fault.help("write a value of the other side's type, or convert with TRY_CAST"),
+            _ => fault,
+        };
+    };
+    let place = found.span.map(|span| Span {
+        line: span.start.line as usize,
+        column: span.start.column as usize,
+        end_line: span.end.line as usize,
+        end_column: span.end.column as usize,
+    });
+    let fault = Diagnostic::error(code, lower_first(&found.message)).file(file).span(place);
+    // The error's text often says what the diagnostic doesn't: "Did you mean 'e.country'?".
+    let mut helps: Vec<String> = found.helps.iter().map(|help| help.message.clone()).collect();
+    helps.extend(found.notes.iter().map(|note| note.message.clone()));
+    if let Some(meant) = between(&text, "Did you mean '", "'?") {
+        helps.insert(0, format!("did you mean \"{meant}\"?"));
+    }
+    if helps.is_empty() && !text.is_empty() && !text.contains(&found.message) {
+        helps.push(text);
+    }
+    match helps.is_empty() {
+        true => fault,
+        false => fault.help(helps.join("; ")),
+    }
+}
+
+fn struct_field(file: &Path, sql: &str, field: &str, fields: &[String]) -> Diagnostic {
+    let field = field.trim_matches(['"', '\'']);
+    let fault =
+        Diagnostic::error("AI0110", format!("no field {field:?} in the struct")).file(file).span(word(sql, field));
+    match did_you_mean(field, fields.iter().map(String::as_str)) {
+        Some(meant) => fault.help(format!("did you mean {meant:?}?")),
+        None if fields.is_empty() => fault,
+        None => fault.help(format!("it has {}", fields.join(", "))),
+    }
+}
+
+/// The stable code for an error text.
+fn code(text: &str) -> &'static str {
+    let lower = text.to_lowercase();
+    let has = |part: &str| lower.contains(part);
+    if has("invalid function") || has("error during planning: unknown function") {
+        "AI0111"
+    } else if has("no field named") || (has("column") && has("not found")) {
+        "AI0109"
+    } else if has("ambiguous") {
+        "AI0112"
+    } else if has("cannot cast") || has("cast error") || has("parser error: error parsing") || has("parse error") {
+        "AI0114"
+    } else {
+        "AI0113"
+    }
+}
+
+/// A constant that the error names in quotes stands somewhere in the text.
+fn guess(sql: &str, text: &str) -> Option<Span> {
+    text.split('\'').skip(1).step_by(2).find_map(|quoted| word(sql, quoted))
+}
+
+/// The error's own words, without the engine's prefixes and internals.
+pub(super) fn plain(error: &DataFusionError) -> String {
+    let root = match error {
+        DataFusionError::Diagnostic(_, inner) => inner.as_ref(),
+        other => other,
+    };
+    let mut text = root.find_root().strip_backtrace();
+    for prefix in ["Error during planning: ", "SQL error: ", "Execution error: ", "Arrow error: ", "Schema error: "] {
+        text = text.trim_start_matches(prefix).to_owned();
+    }
+    if let Some(inner) = between(&text, "ParserError(\"", "\")") {
+        text = inner.to_owned();
+    } else if let Some(inner) = between(&text, "TokenizerError(\"", "\")") {
+        text = inner.to_owned();
+    }
+    text
+}
+
+/// `plain` without anything in single quotes: such texts quote values, and values don't belong in logs.
+pub(super) fn without_values(error: &DataFusionError) -> String {
+    let text = plain(error);
+    let mut kept = String::with_capacity(text.len());
+    for (index, part) in text.split('\'').enumerate() {
+        kept.push_str(if index % 2 == 0 { part } else { "'...'" });
+    }
+    kept
+}
+
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(before)?;
+    rest.split_once(after).map(|(found, _)| found)
+}
+
+fn lower_first(text: &str) -> String {
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => String::new(),
+    }
+}

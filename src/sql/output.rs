@@ -1,0 +1,224 @@
+//! What leaves the station: the rows of `latest` in the target's shape, the sums, the suspects, the analyst's figures.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use serde_json::{Map, Value};
+
+use super::Input;
+use super::fold::{Encoder, sorted};
+use super::models::{ACCEPTED, LATEST};
+use super::rows::Rows;
+use crate::error::{Error, Kind, Result};
+use crate::hold::{Key, Verdict};
+use crate::position::{Partition, Position};
+use crate::target::{Target, VERSION_COLUMNS};
+use crate::work::{Changes, Classes, PartitionSums};
+
+/// The rows of `latest` as [`crate::work::Evaluation::latest`] wants them.
+pub(super) fn latest(rows: &Rows, keys: &arrow::row::Rows, target: &Target, timed: bool) -> Result<RecordBatch> {
+    let order = UInt32Array::from(sorted(keys, false));
+    let names: Vec<String> = target.columns.iter().map(|column| column.name.clone()).collect();
+    let mut columns = rows.columns(LATEST, &names)?;
+    let mut fields: Vec<Field> = names
+        .iter()
+        .zip(&columns)
+        .enumerate()
+        .map(|(place, (name, values))| Field::new(name, values.data_type().clone(), place >= target.key_len))
+        .collect();
+    let [ts, partition, offset] = VERSION_COLUMNS;
+    fields.push(Field::new("_deleted", DataType::Boolean, false));
+    fields.push(Field::new(ts, DataType::Int64, false));
+    fields.push(Field::new(partition, DataType::Int32, false));
+    fields.push(Field::new(offset, DataType::Int64, false));
+    let versions: Vec<_> = (0..rows.len()).map(|row| rows.version(row, timed)).collect();
+    columns.push(Arc::new(rows.deleted.clone()));
+    columns.push(Arc::new(Int64Array::from_iter_values(versions.iter().map(|version| version.ts_ns))));
+    columns.push(Arc::new(Int32Array::from_iter_values(versions.iter().map(|version| version.partition))));
+    columns.push(Arc::new(Int64Array::from_iter_values(versions.iter().map(|version| version.offset))));
+    pick(&columns, &order, &Arc::new(Schema::new(fields)))
+}
+
+/// A batch without rows in that shape; texts stand for all types, since there are no values.
+pub(super) fn no_rows(target: &Target) -> Result<RecordBatch> {
+    let mut fields: Vec<Field> =
+        target.columns.iter().map(|column| Field::new(&column.name, DataType::Utf8, true)).collect();
+    let [ts, partition, offset] = VERSION_COLUMNS;
+    fields.push(Field::new("_deleted", DataType::Boolean, false));
+    fields.push(Field::new(ts, DataType::Int64, false));
+    fields.push(Field::new(partition, DataType::Int32, false));
+    fields.push(Field::new(offset, DataType::Int64, false));
+    Ok(RecordBatch::new_empty(Arc::new(Schema::new(fields))))
+}
+
+/// The rows `order` of `columns`.
+pub(super) fn pick(columns: &[ArrayRef], order: &UInt32Array, schema: &SchemaRef) -> Result<RecordBatch> {
+    let bug = |error| Error::new(Kind::Bug, "rows can't be put in order").source(error);
+    let picked = columns.iter().map(|values| take(values, order, None)).collect::<Result<_, _>>().map_err(bug)?;
+    let options = RecordBatchOptions::new().with_row_count(Some(order.len()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), picked, &options).map_err(bug)
+}
+
+/// Rows of `latest`, as it leaves the station, whose key has an accepted event with a time below the highest one seen before it in
+/// its partition. Ascending, without repeats.
+pub(super) fn suspects(
+    accepted: &Rows,
+    accepted_keys: &[ArrayRef],
+    encoder: &Encoder,
+    latest_keys: &arrow::row::Rows,
+    high_water_ns: Option<&BTreeMap<Partition, i64>>,
+) -> Result<Vec<usize>> {
+    let Some(high_water_ns) = high_water_ns else { return Ok(Vec::new()) };
+    let mut highest = high_water_ns.clone();
+    let mut late = Vec::new();
+    for row in accepted.in_order() {
+        let ts = accepted.ts.value(row as usize);
+        let top = highest.entry(accepted.position(row as usize).partition).or_insert(i64::MIN);
+        if ts < *top {
+            late.push(row);
+        }
+        *top = (*top).max(ts);
+    }
+    if late.is_empty() {
+        return Ok(Vec::new());
+    }
+    let late = UInt32Array::from(late);
+    let bug = |error| Error::new(Kind::Bug, "keys can't be picked").source(error);
+    let keys: Vec<ArrayRef> =
+        accepted_keys.iter().map(|values| take(values, &late, None)).collect::<Result<_, _>>().map_err(bug)?;
+    let keys = encoder.encode(&keys)?;
+    let order = sorted(latest_keys, false);
+    let mut suspects: Vec<usize> = keys
+        .iter()
+        .filter_map(|key| order.binary_search_by(|row| latest_keys.row(*row as usize).cmp(&key)).ok())
+        .collect();
+    suspects.sort_unstable();
+    suspects.dedup();
+    Ok(suspects)
+}
+
+/// Where every record and every change went, per partition (P4).
+pub(super) fn sums(
+    input: &Input<'_>,
+    events: &[Position],
+    verdicts: &BTreeMap<Position, (Verdict, Vec<Key>)>,
+    accepted: &Rows,
+    latest: &Rows,
+    timed: bool,
+) -> Vec<PartitionSums> {
+    let mut sums: BTreeMap<Partition, PartitionSums> = BTreeMap::new();
+    let empty = |partition| PartitionSums {
+        partition,
+        classes: Classes::default(),
+        changes: Changes::default(),
+        high_water_ns: None,
+    };
+    macro_rules! of {
+        ($partition:expr) => {
+            sums.entry($partition).or_insert_with(|| empty($partition))
+        };
+    }
+    for partition in input.partitions {
+        of!(*partition);
+    }
+    let refused_by_decode = input.decode_refused.iter().map(|refusal| refusal.position);
+    let records = events.iter().copied().chain(input.ignored.iter().copied()).chain(refused_by_decode);
+    for position in records {
+        of!(position.partition).classes.read += 1;
+    }
+    for (position, (verdict, _)) in verdicts {
+        let classes = &mut of!(position.partition).classes;
+        match verdict {
+            Verdict::Refused => classes.refused += 1,
+            Verdict::Held => classes.held += 1,
+            Verdict::Accepted => {}
+        }
+    }
+    let mut before = None;
+    for row in accepted.in_order() {
+        let row = row as usize;
+        let position = accepted.position(row);
+        let sum = of!(position.partition);
+        if before.replace(position) != Some(position) {
+            sum.classes.accepted += 1;
+        }
+        sum.changes.changes += 1;
+        if timed {
+            let ts = accepted.ts.value(row);
+            sum.high_water_ns = Some(sum.high_water_ns.map_or(ts, |top| top.max(ts)));
+        }
+    }
+    for row in 0..latest.len() {
+        let changes = &mut of!(latest.position(row).partition).changes;
+        if latest.deleted.value(row) { changes.deleted += 1 } else { changes.upserted += 1 }
+    }
+    for sum in sums.values_mut() {
+        let Classes { read, refused, held, accepted, .. } = sum.classes;
+        sum.classes.ignored = read.saturating_sub(refused + held + accepted);
+        let Changes { changes, upserted, deleted, .. } = sum.changes;
+        sum.changes.superseded = changes.saturating_sub(upserted + deleted);
+    }
+    sums.into_values().collect()
+}
+
+/// The first row of `metrics`: numbers where they are numbers, text otherwise; NULL is left out.
+pub(super) fn figures(rows: &RecordBatch) -> Map<String, Value> {
+    let mut figures = Map::new();
+    if rows.num_rows() == 0 {
+        return figures;
+    }
+    for (field, values) in rows.schema().fields().iter().zip(rows.columns()) {
+        if let Some(value) = figure(values) {
+            figures.insert(field.name().clone(), value);
+        }
+    }
+    figures
+}
+
+fn figure(values: &ArrayRef) -> Option<Value> {
+    if values.is_null(0) {
+        return None;
+    }
+    let kind = values.data_type();
+    if *kind == DataType::UInt64 {
+        return Some(Value::from(values.as_primitive::<UInt64Type>().value(0)));
+    }
+    if kind.is_integer() {
+        let wide = cast(values, &DataType::Int64).ok()?;
+        return Some(Value::from(wide.as_primitive::<Int64Type>().value(0)));
+    }
+    if kind.is_floating() {
+        let wide = cast(values, &DataType::Float64).ok()?;
+        return serde_json::Number::from_f64(wide.as_primitive::<Float64Type>().value(0)).map(Value::Number);
+    }
+    if *kind == DataType::Boolean {
+        return Some(Value::from(values.as_boolean().value(0)));
+    }
+    let format = FormatOptions::default();
+    ArrayFormatter::try_new(values.as_ref(), &format).ok()?.value(0).try_to_string().ok().map(Value::from)
+}
+
+/// Fails where an accepted row belongs to no event of the batch, or to one that is refused or has to wait.
+pub(super) fn verify_accepted(accepted: &Rows, verdicts: &BTreeMap<Position, (Verdict, Vec<Key>)>) -> Result<()> {
+    if verdicts.is_empty() {
+        return Ok(());
+    }
+    for row in 0..accepted.len() {
+        let position = accepted.position(row);
+        let remedy = match verdicts.get(&position) {
+            None | Some((Verdict::Accepted, _)) => continue,
+            Some((Verdict::Refused, _)) => "leave out rows whose `_error` is not NULL",
+            Some((Verdict::Held, _)) => {
+                "leave out rows of users in `held`: LEFT JOIN held h ON <key> AND h._partition = e._partition \
+                 WHERE h._since IS NULL OR e._offset < h._since"
+            }
+        };
+        let what = format!("{ACCEPTED}.sql lets through an event that is refused or held, at {position}");
+        return Err(Error::new(Kind::Model, what).remedy(remedy));
+    }
+    Ok(())
+}
