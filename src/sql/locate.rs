@@ -13,7 +13,7 @@ use crate::diagnostic::{Diagnostic, Span, did_you_mean};
 
 /// A parser's span as ours; `None` for an empty one.
 pub(super) fn span(span: tokenizer::Span) -> Option<Span> {
-    (span.start.line > 0).then(|| Span {
+    (span.start.line > 0).then_some(Span {
         line: span.start.line as usize,
         column: span.start.column as usize,
         end_line: span.end.line as usize,
