@@ -119,6 +119,12 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
     }
 }
 
+/// A model that fails even without rows.
+pub(super) fn on_empty_batch(file: &Path, sql: &str, error: &DataFusionError) -> Diagnostic {
+    let text = plain(error);
+    Diagnostic::error("AI0114", format!("the model fails on an empty batch: {text}")).file(file).span(guess(sql, &text))
+}
+
 fn struct_field(file: &Path, sql: &str, field: &str, fields: &[String]) -> Diagnostic {
     let field = field.trim_matches(['"', '\'']);
     let fault =

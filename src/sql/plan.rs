@@ -198,7 +198,9 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
     let template = state.create_physical_plan(&logical).await.map_err(|error| explain(&error))?;
     let slot = Slot::new(&model.name, slot_schema(&template.schema()), ASSUMED_ROWS);
     // Some constants fail only when they are computed; every input is still empty.
-    execute(&template, &session.task_ctx(), slot.schema()).await.map_err(|error| explain(&error))?;
+    execute(&template, &session.task_ctx(), slot.schema())
+        .await
+        .map_err(|error| vec![locate::on_empty_batch(&model.file, &model.sql, &error)])?;
     register(session, &slot).map_err(|error| explain(&error))?;
     Ok(Step {
         name: model.name.clone(),
