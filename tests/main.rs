@@ -7,4 +7,5 @@ mod faults;
 mod fixtures;
 mod road;
 mod servers;
+mod source;
 mod support;
