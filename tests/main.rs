@@ -5,6 +5,7 @@
 mod cli;
 mod faults;
 mod fixtures;
+mod operations;
 mod road;
 mod servers;
 mod source;
