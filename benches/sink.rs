@@ -30,7 +30,10 @@ fn setting(name: &str, default: usize) -> usize {
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    println!("{:<16} {:>8} {:>8} {:>14} {:>14} {:>8}", "server", "stored", "batch", "sink rows/s", "reference", "ratio");
+    println!(
+        "{:<16} {:>8} {:>8} {:>14} {:>14} {:>8}",
+        "server", "stored", "batch", "sink rows/s", "reference", "ratio"
+    );
     let cache = std::env::var("AFTERIMAGE_CACHE")
         .map_or_else(|_| PathBuf::from(std::env::var("HOME").unwrap()).join(".cache/afterimage"), PathBuf::from);
     for program in [Program::in_root(&cache.join("mysql")), Program::mariadb()] {
@@ -74,7 +77,11 @@ impl Model {
             self.next_offset += 1;
             let version = Version { ts_ns: self.next_offset * 1_000_000, partition: 0, offset: self.next_offset };
             let deleted = !fresh && dice > 0.95;
-            if deleted { self.live.remove(&user) } else { self.live.insert(user.clone(), version) };
+            if deleted {
+                self.live.remove(&user)
+            } else {
+                self.live.insert(user.clone(), version)
+            };
             changes.push(Change { user, deleted, version });
         }
         changes.sort_by(|left, right| left.user.cmp(&right.user));
@@ -98,10 +105,15 @@ fn values(change: &Change) -> [Option<String>; 5] {
 
 fn record_batch(changes: &[Change]) -> RecordBatch {
     let rows: Vec<[Option<String>; 5]> = changes.iter().map(values).collect();
-    let text = |index: usize| -> ArrayRef { Arc::new(StringArray::from_iter(rows.iter().map(|row| row[index].clone()))) };
+    let text =
+        |index: usize| -> ArrayRef { Arc::new(StringArray::from_iter(rows.iter().map(|row| row[index].clone()))) };
     let versions = || changes.iter().map(|change| change.version);
     RecordBatch::try_from_iter_with_nullable([
-        ("user_id", Arc::new(StringArray::from_iter_values(changes.iter().map(|change| &change.user))) as ArrayRef, false),
+        (
+            "user_id",
+            Arc::new(StringArray::from_iter_values(changes.iter().map(|change| &change.user))) as ArrayRef,
+            false,
+        ),
         ("name", text(0), true),
         ("email", text(1), true),
         ("country", text(2), true),
@@ -155,7 +167,8 @@ async fn compare(program: &Program) {
     let mut admin = server.connect().await.unwrap();
     admin.query_drop("CREATE DATABASE bench").await.unwrap();
     let (port, user, password) = (server.port(), server.account().to_owned(), server.password().to_owned());
-    let address = Address { host: "127.0.0.1".into(), port, user, password, database: "bench".into(), tls: false, ca_file: None };
+    let address =
+        Address { host: "127.0.0.1".into(), port, user, password, database: "bench".into(), tls: false, ca_file: None };
     let connector = Connector {
         address: Arc::new(move || Ok(address.clone())),
         connect_timeout: Duration::from_secs(10),
@@ -180,7 +193,8 @@ async fn compare(program: &Program) {
     }
     let key = "SELECT column_type, collation_name FROM information_schema.columns WHERE table_schema='bench' AND table_name='enriched_user' AND column_name='user_id'";
     let (kind, collation): (String, String) = reference.query_first(key).await.unwrap().unwrap();
-    let alter = format!("ALTER TABLE ref_tomb MODIFY user_id {kind} CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL");
+    let alter =
+        format!("ALTER TABLE ref_tomb MODIFY user_id {kind} CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL");
     reference.query_drop(alter).await.unwrap();
 
     let (rows, batch, pairs) = (setting("SINK_ROWS", 200_000), setting("SINK_BATCH", 20_000), setting("SINK_PAIRS", 8));
@@ -207,7 +221,15 @@ async fn compare(program: &Program) {
         theirs.push(batch as f64 / started.elapsed().as_secs_f64());
     }
     let (ours, theirs) = (median(ours.split_off(1)), median(theirs.split_off(1)));
-    println!("{:<16} {:>8} {:>8} {:>14.0} {:>14.0} {:>8.2}", server.version(), model.live.len(), batch, ours, theirs, ours / theirs);
+    println!(
+        "{:<16} {:>8} {:>8} {:>14.0} {:>14.0} {:>8.2}",
+        server.version(),
+        model.live.len(),
+        batch,
+        ours,
+        theirs,
+        ours / theirs
+    );
     verify(&mut reference, &model).await;
 }
 
@@ -243,10 +265,17 @@ async fn fill_reference(conn: &mut Conn, changes: &[Change]) {
         let rows: Vec<String> = chunk
             .iter()
             .map(|change| {
-                let text = |value: &Option<String>| value.as_ref().map_or("NULL".to_owned(), |value| format!("'{value}'"));
+                let text =
+                    |value: &Option<String>| value.as_ref().map_or("NULL".to_owned(), |value| format!("'{value}'"));
                 let values: Vec<String> = values(change).iter().map(text).collect();
                 let op = if change.deleted { 'd' } else { 'u' };
-                format!("('{}',{},{},0,{},'{op}')", change.user, values.join(","), change.version.ts_ns, change.version.offset)
+                format!(
+                    "('{}',{},{},0,{},'{op}')",
+                    change.user,
+                    values.join(","),
+                    change.version.ts_ns,
+                    change.version.offset
+                )
             })
             .collect();
         conn.query_drop(format!("INSERT INTO ref_stage VALUES {}", rows.join(","))).await.unwrap();
@@ -255,7 +284,8 @@ async fn fill_reference(conn: &mut Conn, changes: &[Change]) {
 
 /// A fast wrong path is easy to build: the table must be the model.
 async fn verify(conn: &mut Conn, model: &Model) {
-    let rows: Vec<(String, i64, i64)> = conn.query("SELECT user_id, cdc_ts, cdc_offset FROM enriched_user").await.unwrap();
+    let rows: Vec<(String, i64, i64)> =
+        conn.query("SELECT user_id, cdc_ts, cdc_offset FROM enriched_user").await.unwrap();
     assert_eq!(rows.len(), model.live.len());
     for (user, ts, offset) in rows {
         assert_eq!(model.live.get(&user).map(|version| (version.ts_ns, version.offset)), Some((ts, offset)), "{user}");

@@ -410,7 +410,7 @@ fn reasons_never_hold_payload_values() {
         format!(r#"{{"op":"c","after":{{"userId":"1","{secret}":{}}},"timestamp":1}}"#, "[".repeat(300)),
         format!(r#""{secret}""#),
         format!(r#"{{"op":"c","{secret}"}}"#),
-        format!("{secret}"),
+        secret.to_owned(),
         format!("{GOOD}{secret}"),
     ];
     for refusal in decode(&users(), &texts.each_ref().map(|text| text.as_bytes())).refused {
