@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Volatility};
 use datafusion::prelude::SessionContext;
 
@@ -33,14 +33,23 @@ pub(super) fn contract(
     session: &SessionContext,
     faults: &mut Vec<Diagnostic>,
 ) {
+    let mut wrong: Vec<(&str, String)> = Vec::new();
     for step in steps {
         let Some(model) = models.get(&step.name) else { continue };
         let wanted = wanted(&step.name);
+        let mut found = Vec::new();
         if !wanted.is_empty() {
-            keys(model, step.schema(), &spec.key, faults);
+            keys(model, step.schema(), &spec.key, &mut found);
         }
         for column in wanted {
-            require(model, step.schema(), column, faults);
+            require(model, step.schema(), column, &mut found);
+        }
+        // A column that is wrong where it is made is wrong wherever it is passed on: said once is enough.
+        let ancestry = models.ancestry(&step.name);
+        found.retain(|(column, _)| !wrong.iter().any(|(model, other)| ancestry.contains(*model) && other == column));
+        for (column, fault) in found {
+            wrong.push((&step.name, column));
+            faults.push(fault);
         }
     }
     key_types(models, steps, &spec.key, faults);
@@ -84,41 +93,46 @@ fn wanted(role: &str) -> &'static [Wanted] {
     }
 }
 
-fn require(model: &Model, schema: &Schema, column: &Wanted, faults: &mut Vec<Diagnostic>) {
+/// A fault and the column that it is about.
+type Found = Vec<(String, Diagnostic)>;
+
+fn require(model: &Model, schema: &Schema, column: &Wanted, found: &mut Found) {
     let name = column.name;
     match schema.field_with_name(name) {
         Err(_) => {
             let fault = Diagnostic::error("AI0115", format!("{} doesn't yield the column {name}", model.name));
-            faults.push(fault.file(&model.file).help(format!("add {name} ({}) to the SELECT", column.kind)));
+            let help = format!("add {name} ({}) to the SELECT", column.kind);
+            found.push((name.to_owned(), fault.file(&model.file).help(help)));
         }
         Ok(field) if !(column.is)(field.data_type()) => {
             let message = format!("{name} is {}, it must be {}", field.data_type(), column.kind);
-            faults.push(Diagnostic::error("AI0116", message).file(&model.file).span(output_span(model, name)));
+            let fault = Diagnostic::error("AI0116", message).file(&model.file).span(output_span(model, name));
+            found.push((name.to_owned(), fault));
         }
         Ok(_) => {}
     }
 }
 
-fn keys(model: &Model, schema: &Schema, key: &[String], faults: &mut Vec<Diagnostic>) {
+fn keys(model: &Model, schema: &Schema, key: &[String], found: &mut Found) {
     for name in key {
         match schema.field_with_name(name) {
             Err(_) => {
                 let fault = Diagnostic::error("AI0115", format!("{} doesn't yield the key column {name}", model.name))
                     .file(&model.file);
                 let names = schema.fields().iter().map(|field| field.name().as_str());
-                faults.push(match did_you_mean(name, names.filter(|other| !other.starts_with('_'))) {
+                let fault = match did_you_mean(name, names.filter(|other| !other.starts_with('_'))) {
                     Some(alike) => fault.help(format!("is {alike:?} meant to be it? name it {name:?} with AS")),
                     None => fault.help(format!("add {name} to the SELECT")),
-                });
+                };
+                found.push((name.clone(), fault));
             }
             Ok(field) if !can_be_key(field.data_type()) => {
                 let message = format!("the key column {name} is {}, which can't tell rows apart", field.data_type());
-                faults.push(
-                    Diagnostic::error("AI0116", message)
-                        .file(&model.file)
-                        .span(output_span(model, name))
-                        .help("use a text, a whole number, a decimal, a date or a time"),
-                );
+                let fault = Diagnostic::error("AI0116", message)
+                    .file(&model.file)
+                    .span(output_span(model, name))
+                    .help("use a text, a whole number, a decimal, a date or a time");
+                found.push((name.clone(), fault));
             }
             Ok(_) => {}
         }

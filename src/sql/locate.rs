@@ -13,7 +13,7 @@ use crate::diagnostic::{Diagnostic, Span, did_you_mean};
 
 /// A parser's span as ours; `None` for an empty one.
 pub(super) fn span(span: tokenizer::Span) -> Option<Span> {
-    (span.start.line > 0).then(|| Span {
+    (span.start.line > 0).then_some(Span {
         line: span.start.line as usize,
         column: span.start.column as usize,
         end_line: span.end.line as usize,
@@ -117,6 +117,12 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
         true => fault,
         false => fault.help(helps.join("; ")),
     }
+}
+
+/// A model that fails even without rows.
+pub(super) fn on_empty_batch(file: &Path, sql: &str, error: &DataFusionError) -> Diagnostic {
+    let text = plain(error);
+    Diagnostic::error("AI0114", format!("the model fails on an empty batch: {text}")).file(file).span(guess(sql, &text))
 }
 
 fn struct_field(file: &Path, sql: &str, field: &str, fields: &[String]) -> Diagnostic {

@@ -40,8 +40,6 @@ const ASSUMED_FEW: usize = 64;
 pub(super) struct Step {
     pub(super) name: String,
     pub(super) file: PathBuf,
-    /// Tables and models that it reads directly.
-    pub(super) reads: Vec<String>,
     pub(super) logical: LogicalPlan,
     /// Never executed itself.
     template: Arc<dyn ExecutionPlan>,
@@ -200,12 +198,13 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
     let template = state.create_physical_plan(&logical).await.map_err(|error| explain(&error))?;
     let slot = Slot::new(&model.name, slot_schema(&template.schema()), ASSUMED_ROWS);
     // Some constants fail only when they are computed; every input is still empty.
-    execute(&template, &session.task_ctx(), slot.schema()).await.map_err(|error| explain(&error))?;
+    execute(&template, &session.task_ctx(), slot.schema())
+        .await
+        .map_err(|error| vec![locate::on_empty_batch(&model.file, &model.sql, &error)])?;
     register(session, &slot).map_err(|error| explain(&error))?;
     Ok(Step {
         name: model.name.clone(),
         file: model.file.clone(),
-        reads: model.reads().map(str::to_owned).collect(),
         logical,
         template,
         slot,

@@ -18,13 +18,17 @@ pub fn settings() -> Settings {
 
 /// Reads everything that a pipeline `users` on `enriched_user` has left in `database`.
 pub async fn read(database: &Database) -> Expected {
-    let optional = |text: &str| if text == "NULL" { None } else { Some(text.to_owned()) };
+    // Texts come behind a mark, so that the word NULL is told from none.
+    let optional = |text: &str| text.strip_prefix('=').map(str::to_owned);
     let number = |text: &str| text.parse::<i64>().unwrap_or_else(|_| panic!("{text:?} is no number"));
     let count = |text: &str| u64::try_from(number(text)).unwrap();
     let part = |text: &str| i32::try_from(number(text)).unwrap();
     let mut found = Expected::default();
     for row in database
-        .rows("SELECT user_id, name, email, country, country_name, region, cdc_ts, cdc_partition, cdc_offset FROM enriched_user")
+        .rows(
+            "SELECT user_id, CONCAT('=', name), CONCAT('=', email), CONCAT('=', country), CONCAT('=', country_name), \
+             CONCAT('=', region), cdc_ts, cdc_partition, cdc_offset FROM enriched_user",
+        )
         .await
     {
         let values = Row {
@@ -42,7 +46,7 @@ pub async fn read(database: &Database) -> Expected {
     for row in database.rows("SELECT row_key, cdc_ts, cdc_partition, cdc_offset FROM afterimage_tombstones").await {
         found.tombstones.insert(row[0].clone(), (number(&row[1]), part(&row[2]), number(&row[3])));
     }
-    let pending = "SELECT kafka_partition, kafka_offset, state, stage, event_keys FROM error_data_enrichment \
+    let pending = "SELECT kafka_partition, kafka_offset, state, CONCAT('=', stage), event_keys FROM error_data_enrichment \
                    WHERE state NOT IN ('resolved')";
     for row in database.rows(pending).await {
         let keys: Vec<Vec<String>> = serde_json::from_str(&row[4]).unwrap();
