@@ -21,9 +21,7 @@ use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
 use super::lookup::{self, Lookup, Table};
-use super::models::{
-    ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order,
-};
+use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order};
 use super::plan::{self, ASSUMED_ROWS, Step};
 use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
@@ -91,10 +89,8 @@ impl Engine {
         }
         lookup::fill(&lookups);
         tables.extend(lookups.iter().map(|lookup| lookup.name.as_str()));
-        let named: Vec<&str> = [EVENTS, HELD, KNOWN]
-            .into_iter()
-            .chain(spec.lookups.iter().map(|lookup| lookup.name.as_str()))
-            .collect();
+        let named: Vec<&str> =
+            [EVENTS, HELD, KNOWN].into_iter().chain(spec.lookups.iter().map(|lookup| lookup.name.as_str())).collect();
         let order = order(&models, &named, &mut faults);
         let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, &mut faults).await;
         check::contract(spec, &models, &planned.steps, &session, &mut faults);
@@ -128,7 +124,18 @@ impl Engine {
             metrics: route(METRICS),
             out_of_order: route(OUT_OF_ORDER),
         };
-        Self { spec: spec.clone(), task: session.task_ctx(), steps, events, held, known, lookups, target, routes, last_keys: Vec::new() }
+        Self {
+            spec: spec.clone(),
+            task: session.task_ctx(),
+            steps,
+            events,
+            held,
+            known,
+            lookups,
+            target,
+            routes,
+            last_keys: Vec::new(),
+        }
     }
 
     /// The target that `latest` asks for: texts as `VARCHAR(255)`, numbers, dates and times exactly. Key columns of text still
@@ -198,11 +205,10 @@ impl Engine {
         for refusal in input.decode_refused.iter().chain(input.forced) {
             why.entry(refusal.position).or_insert_with(|| Refusal { keys: Vec::new(), ..refusal.clone() });
         }
-        let mut outside: BTreeMap<Position, Vec<Key>> = self.users_of(&input.salvage).await?;
-        outside.retain(|position, _| input.decode_refused.iter().any(|refusal| refusal.position == *position));
-        for refusal in input.decode_refused {
-            outside.entry(refusal.position).or_default();
-        }
+        let mut users = self.users_of(&input.salvage).await?;
+        let refused = input.decode_refused.iter().map(|refusal| refusal.position);
+        let mut outside: BTreeMap<Position, Vec<Key>> =
+            refused.map(|position| (position, users.remove(&position).unwrap_or_default())).collect();
         let mut events = input.events.clone();
         loop {
             let known = why.len();
@@ -273,7 +279,8 @@ impl Engine {
         let accepted = Rows::new(ACCEPTED, self.rows_of(ACCEPTED)?)?;
         self.only_events(ACCEPTED, &accepted, &places)?;
         output::verify_accepted(&accepted, &judged.verdicts)?;
-        let encoder = Encoder::new(self.held.schema().fields().iter().take(self.spec.key.len()).map(|field| field.data_type()))?;
+        let encoder =
+            Encoder::new(self.held.schema().fields().iter().take(self.spec.key.len()).map(|field| field.data_type()))?;
         let accepted_keys = accepted.columns(ACCEPTED, &self.spec.key)?;
         let fold = Fold::new(&accepted, encoder.encode(&accepted_keys)?, timed);
         let mut more = doubles(&fold, &accepted);
@@ -415,7 +422,6 @@ impl Engine {
         }
         Ok(())
     }
-
 }
 
 /// Events with two accepted rows of one key: neither is newer than the other.

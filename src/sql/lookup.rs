@@ -53,7 +53,9 @@ impl Lookup {
         let (old, new) = (columns(self.slot.schema()), columns(&rows.schema()));
         if old != new {
             let message = format!("lookup {:?} had the columns {old}; it comes with {new}", self.name);
-            return Err(vec![Diagnostic::error("AI0306", message).help("restart to plan the models over the new columns")]);
+            return Err(vec![
+                Diagnostic::error("AI0306", message).help("restart to plan the models over the new columns"),
+            ]);
         }
         let rows = RecordBatch::try_new(Arc::clone(self.slot.schema()), rows.columns().to_vec())
             .map_err(|error| vec![Diagnostic::error("AI0306", error.to_string())])?;
@@ -156,7 +158,10 @@ fn key_faults(name: &str, key: &[String], file: Option<&Path>, table: &Table) ->
         }
     }
     if key.is_empty() {
-        faults.push(placed("AI0303", format!("the lookup {name:?} has no key")).help("set `key` to the columns that identify a row"));
+        faults.push(
+            placed("AI0303", format!("the lookup {name:?} has no key"))
+                .help("set `key` to the columns that identify a row"),
+        );
     }
     if !faults.is_empty() {
         return faults;

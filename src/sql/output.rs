@@ -178,10 +178,7 @@ fn figure(values: &ArrayRef) -> Option<Value> {
 }
 
 /// Fails where an accepted row belongs to no event of the batch, or to one that is refused or has to wait.
-pub(super) fn verify_accepted(
-    accepted: &Rows,
-    verdicts: &BTreeMap<Position, (Verdict, Vec<Key>)>,
-) -> Result<()> {
+pub(super) fn verify_accepted(accepted: &Rows, verdicts: &BTreeMap<Position, (Verdict, Vec<Key>)>) -> Result<()> {
     if verdicts.is_empty() {
         return Ok(());
     }

@@ -30,11 +30,14 @@ async fn the_newest_change_of_each_user_wins_whatever_its_place_in_the_batch() {
     let evaluation = World::default().run(&mut engine, events).await.unwrap();
     let rows: Vec<_> = (0..3).map(|row| (key_of(&evaluation.latest, row), image_of(&evaluation.latest, row))).collect();
     let version = |ts: i64, offset| Version { ts_ns: ts * 1_000_000_000, partition: 0, offset };
-    assert_eq!(rows, [
-        ("a".into(), (version(2, 1), Some("Name|-|DE|Germany|Europe".into()))),
-        ("b".into(), (version(6, 4), None)),
-        ("c".into(), (version(3, 3), Some("Name|-|-|-|-".into()))),
-    ]);
+    assert_eq!(
+        rows,
+        [
+            ("a".into(), (version(2, 1), Some("Name|-|DE|Germany|Europe".into()))),
+            ("b".into(), (version(6, 4), None)),
+            ("c".into(), (version(3, 3), Some("Name|-|-|-|-".into()))),
+        ]
+    );
     let sums = &evaluation.sums[0];
     assert_eq!(sums.classes, Classes { read: 6, accepted: 6, ..Classes::default() });
     assert_eq!(sums.changes, Changes { changes: 6, upserted: 2, deleted: 1, superseded: 3 });
@@ -117,8 +120,7 @@ async fn holds_are_kept_per_partition() {
     let mut engine = shipped().await;
     let mut world = World::default();
     let elsewhere = Event { partition: 1, ..upsert("a", Some("JP"), 9, 0) };
-    let evaluation =
-        world.run(&mut engine, batch(&[upsert("a", Some("XX"), 1, 0), elsewhere])).await.unwrap();
+    let evaluation = world.run(&mut engine, batch(&[upsert("a", Some("XX"), 1, 0), elsewhere])).await.unwrap();
     assert_eq!((refused(&evaluation), held(&evaluation)), (vec![0], vec![]));
     assert_eq!(world.users(), ["a"]);
     assert_eq!(evaluation.sums.iter().map(|sums| sums.partition).collect::<Vec<_>>(), [0, 1]);
@@ -217,7 +219,10 @@ async fn a_value_that_the_target_cannot_hold_refuses_its_event() {
 
 #[tokio::test]
 async fn an_event_on_which_a_model_fails_is_found_and_refused_alone() {
-    let (_dir, spec) = edited(&[("changes", &sql("changes").replace("after.country AS country", "CAST(CAST(after.country AS INT) AS VARCHAR) AS country"))]);
+    let (_dir, spec) = edited(&[(
+        "changes",
+        &sql("changes").replace("after.country AS country", "CAST(CAST(after.country AS INT) AS VARCHAR) AS country"),
+    )]);
     let spec = ModelSpec { lookups: numbered(&spec), ..spec };
     let (mut engine, _) = prepare(&spec).await.unwrap();
     let mut world = World::default();
@@ -237,11 +242,17 @@ async fn an_event_on_which_a_model_fails_is_found_and_refused_alone() {
 
 #[tokio::test]
 async fn the_user_of_an_event_on_which_a_later_model_fails_waits() {
-    let failing = sql("accepted").replace("e.* EXCEPT (_error)", "e.* EXCEPT (_error, region), CAST(CAST(e.email AS INT) AS VARCHAR) AS region");
+    let failing = sql("accepted")
+        .replace("e.* EXCEPT (_error)", "e.* EXCEPT (_error, region), CAST(CAST(e.email AS INT) AS VARCHAR) AS region");
     let (_dir, spec) = edited(&[("accepted", &failing)]);
     let (mut engine, _) = prepare(&spec).await.unwrap();
-    let mailed = |id, email, offset| {
-        Event { op: "c", before: None, after: Some([Some(id), None, Some(email), None]), ts: 1, partition: 0, offset }
+    let mailed = |id, email, offset| Event {
+        op: "c",
+        before: None,
+        after: Some([Some(id), None, Some(email), None]),
+        ts: 1,
+        partition: 0,
+        offset,
     };
     let events = batch(&[mailed("a", "1", 0), mailed("b", "x", 1), mailed("b", "2", 2), mailed("c", "3", 3)]);
     let evaluation = World::default().run(&mut engine, events).await.unwrap();
@@ -281,7 +292,10 @@ async fn a_latest_that_does_not_hold_the_newest_is_caught() {
     let events = batch(&[upsert("a", None, 1, 0), upsert("a", None, 2, 1)]);
     let error = World::default().run(&mut engine, events).await.unwrap_err();
     assert_eq!(error.kind, Kind::Model);
-    assert!(error.what.contains("partition 0 offset 0, but the one with the greatest version is at partition 0 offset 1"), "{error}");
+    assert!(
+        error.what.contains("partition 0 offset 0, but the one with the greatest version is at partition 0 offset 1"),
+        "{error}"
+    );
 
     let fewer = sql("latest").replace("newest = 1", "newest = 1 AND user_id <> 'b'");
     let (_dir, spec) = edited(&[("latest", &fewer)]);
@@ -329,8 +343,7 @@ async fn by_arrival_the_last_event_wins_and_nothing_is_late() {
     let (_dir, spec) = edited(&[("latest", &arrival)]);
     let (mut engine, _) = prepare(&ModelSpec { version: VersionBy::Arrival, ..spec }).await.unwrap();
     let mut world = World::default();
-    let evaluation =
-        world.run(&mut engine, batch(&[upsert("a", None, 9, 0), upsert("a", None, 1, 1)])).await.unwrap();
+    let evaluation = world.run(&mut engine, batch(&[upsert("a", None, 9, 0), upsert("a", None, 1, 1)])).await.unwrap();
     assert_eq!(world.table["a"].0, Version { ts_ns: 0, partition: 0, offset: 1 });
     assert_eq!((evaluation.suspects.as_slice(), evaluation.sums[0].high_water_ns), (&[][..], None));
 }
@@ -359,13 +372,13 @@ async fn late_events_are_found_in_a_batch_and_across_batches() {
     let version = |seconds: i64, offset| Version { ts_ns: ts(seconds), partition: 0, offset };
     assert_eq!(world.evidence, [late(0, 2, 3, "a", version(5, 0))]);
     world.evidence.clear();
-    let events = batch(&[upsert("b", None, 8, 5), upsert("a", None, 4, 6), upsert("a", None, 20, 7), delete("a", 19, 8)]);
+    let events =
+        batch(&[upsert("b", None, 8, 5), upsert("a", None, 4, 6), upsert("a", None, 20, 7), delete("a", 19, 8)]);
     world.run(&mut engine, events).await.unwrap();
-    assert_eq!(world.evidence, [
-        late(0, 5, 8, "b", version(9, 1)),
-        late(0, 6, 4, "a", version(5, 3)),
-        late(0, 8, 19, "a", version(20, 7)),
-    ]);
+    assert_eq!(
+        world.evidence,
+        [late(0, 5, 8, "b", version(9, 1)), late(0, 6, 4, "a", version(5, 3)), late(0, 8, 19, "a", version(20, 7)),]
+    );
     // Asking again for the same batch gives the same answer.
     let again = engine.evidence(&[(0, Some(version(5, 3)))]).await.unwrap();
     assert_eq!(again, world.evidence[1..]);

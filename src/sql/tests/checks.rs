@@ -68,7 +68,10 @@ async fn an_unknown_struct_field_is_placed_and_the_one_meant_is_named() {
 async fn an_unknown_table_is_placed_and_the_one_meant_is_named() {
     let found = one("enriched", "JOIN countries", "JOIN countrys").await;
     let place = place("enriched", "JOIN countries", "JOIN countrys", "countrys l");
-    assert_eq!(found, format!("AI0107 enriched.sql:{place} no table or model \"countrys\" [did you mean \"countries\"?]"));
+    assert_eq!(
+        found,
+        format!("AI0107 enriched.sql:{place} no table or model \"countrys\" [did you mean \"countries\"?]")
+    );
     let found = one("changes", "FROM events\nWHERE op <>", "FROM EVENTS\nWHERE op <>").await;
     assert!(found.contains("did you mean \"events\"?"), "{found}");
 }
@@ -79,6 +82,18 @@ async fn an_unknown_function_is_placed_and_the_one_meant_is_named() {
     let place = place("enriched", "c.email,", "uper(c.email) AS email,", "uper");
     assert!(found.starts_with(&format!("AI0111 enriched.sql:{place} ")), "{found}");
     assert!(found.contains("upper"), "{found}");
+}
+
+#[tokio::test]
+async fn a_function_without_a_form_for_its_arguments_is_placed_in_plain_words() {
+    let found = one("metrics", "COUNT(DISTINCT country)", "SUM(country)").await;
+    let place = place("metrics", "COUNT(DISTINCT country)", "SUM(country)", "SUM");
+    assert!(
+        found.starts_with(&format!("AI0113 metrics.sql:{place} there is no sum(Utf8) [there is sum(Decimal), ")),
+        "{found}"
+    );
+    let found = one("enriched", "c.email,", "upper(c.email, 1) AS email,").await;
+    assert!(found.contains("there is no upper(Utf8, Int64) [there is upper(String)]"), "{found}");
 }
 
 #[tokio::test]
@@ -124,7 +139,10 @@ async fn a_missing_role_is_named_with_what_it_is_for() {
     let (dir, spec) = edited(&[]);
     std::fs::rename(dir.path().join("latest.sql"), dir.path().join("lastest.sql")).unwrap();
     let found: Vec<String> = prepare(&spec).await.unwrap_err().iter().map(line).collect();
-    assert!(found.iter().any(|fault| fault.contains("AI0102") && fault.contains("is lastest.sql meant to be it?")), "{found:?}");
+    assert!(
+        found.iter().any(|fault| fault.contains("AI0102") && fault.contains("is lastest.sql meant to be it?")),
+        "{found:?}"
+    );
     let empty = tempfile::tempdir().unwrap();
     let spec = ModelSpec { queries: empty.path().to_owned(), ..spec };
     let found: Vec<String> = prepare(&spec).await.unwrap_err().iter().map(line).collect();
@@ -140,9 +158,12 @@ async fn a_ring_is_named_in_full() {
         ("metrics", "SELECT COUNT(*) AS n FROM one"),
     ])
     .await;
-    assert_eq!(found, [
-        "AI0108 one.sql:1:15 models read each other in a ring: one reads two reads three reads one [move what they share into a model that both read]"
-    ]);
+    assert_eq!(
+        found,
+        [
+            "AI0108 one.sql:1:15 models read each other in a ring: one reads two reads three reads one [move what they share into a model that both read]"
+        ]
+    );
     let found = one("enriched", "FROM changes c", "FROM changes c CROSS JOIN held").await;
     assert!(found.contains("enriched reads held, which is made from enriched"), "{found}");
 }
@@ -164,15 +185,22 @@ async fn all_faults_come_at_once_without_echoes() {
 async fn the_roles_columns_are_checked() {
     let text = "ts, _partition, CAST(_offset AS VARCHAR) AS _offset\nFROM events";
     let found = faults(&[("changes", &sql("changes").replace("ts, _partition, _offset\nFROM events", text))]).await;
-    assert!(found[0].starts_with("AI0116 changes.sql") && found[0].contains("_offset is Utf8, it must be Int64"), "{found:?}");
+    assert!(
+        found[0].starts_with("AI0116 changes.sql") && found[0].contains("_offset is Utf8, it must be Int64"),
+        "{found:?}"
+    );
     // The models that pass it on aren't blamed; the one that makes another column of it is.
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found[1].contains("out_of_order.sql") && found[1].contains("_known_offset"), "{found:#?}");
     let found = faults(&[("enriched", &sql("enriched").replace("AS _error", "AS _eror"))]).await;
-    assert!(found.iter().any(|fault| fault.starts_with("AI0115 enriched.sql enriched doesn't yield the column _error")), "{found:?}");
+    assert!(
+        found.iter().any(|fault| fault.starts_with("AI0115 enriched.sql enriched doesn't yield the column _error")),
+        "{found:?}"
+    );
     let found = faults(&[("latest", &sql("latest").replace("SELECT user_id,", "SELECT user_id AS userid,"))]).await;
     assert!(
-        found.iter().any(|fault| fault.contains("AI0115") && fault.contains("is \"userid\" meant to be it? name it \"user_id\" with AS")),
+        found.iter().any(|fault| fault.contains("AI0115")
+            && fault.contains("is \"userid\" meant to be it? name it \"user_id\" with AS")),
         "{found:?}"
     );
     let found = one("latest", "SELECT user_id, name,", "SELECT user_id, name, before_it,").await;
@@ -187,7 +215,9 @@ async fn a_column_that_comes_twice_is_named() {
 
 #[tokio::test]
 async fn functions_of_the_clock_and_of_chance_are_refused_on_the_way_to_the_target() {
-    for (call, name) in [("now()", "now"), ("current_date()", "current_date"), ("RANDOM()", "RANDOM"), ("uuid()", "uuid")] {
+    for (call, name) in
+        [("now()", "now"), ("current_date()", "current_date"), ("RANDOM()", "RANDOM"), ("uuid()", "uuid")]
+    {
         let to = format!("CAST({call} AS VARCHAR) AS name,");
         let found = one("enriched", "c.name,", &to).await;
         let place = place("enriched", "c.name,", &to, call);
@@ -199,9 +229,17 @@ async fn functions_of_the_clock_and_of_chance_are_refused_on_the_way_to_the_targ
 #[tokio::test]
 async fn what_depends_on_where_a_batch_is_cut_is_refused_on_the_way_to_the_target() {
     for (model, from, to) in [
-        ("accepted", "SELECT e.* EXCEPT (_error)", "SELECT e.* EXCEPT (_error, region), CAST(COUNT(*) OVER () AS VARCHAR) AS region"),
+        (
+            "accepted",
+            "SELECT e.* EXCEPT (_error)",
+            "SELECT e.* EXCEPT (_error, region), CAST(COUNT(*) OVER () AS VARCHAR) AS region",
+        ),
         ("accepted", "e._offset < h._since)", "e._offset < h._since)\nLIMIT 100"),
-        ("latest", "country_name, region,", "country_name, CAST(COUNT(*) OVER (PARTITION BY user_id) AS VARCHAR) AS region,"),
+        (
+            "latest",
+            "country_name, region,",
+            "country_name, CAST(COUNT(*) OVER (PARTITION BY user_id) AS VARCHAR) AS region,",
+        ),
         ("enriched", "l.region AS region", "(SELECT MAX(o.name) FROM changes o) AS region"),
     ] {
         let found = one(model, from, to).await;
@@ -230,7 +268,9 @@ async fn a_model_that_nobody_reads_is_a_warning() {
     let (_dir, spec) = edited(&[("out_of_orders", "SELECT user_id FROM accepted")]);
     let (_, warnings) = prepare(&spec).await.unwrap();
     assert_eq!(warnings.iter().map(|fault| fault.severity).collect::<Vec<_>>(), [Severity::Warning]);
-    assert!(line(&warnings[0]).contains("AI0125") && line(&warnings[0]).contains("is it meant to be out_of_order.sql?"));
+    assert!(
+        line(&warnings[0]).contains("AI0125") && line(&warnings[0]).contains("is it meant to be out_of_order.sql?")
+    );
 }
 
 #[tokio::test]
@@ -265,7 +305,10 @@ async fn latest_and_the_target_must_have_the_same_columns() {
     };
     let renamed = codes(engine.set_target(with(|columns| columns[4].name = "countryname".into())));
     assert_eq!(renamed.len(), 2, "{renamed:?}");
-    assert!(renamed[0].starts_with("AI0121") && renamed[0].contains("is \"country_name\" meant to be it?"), "{renamed:?}");
+    assert!(
+        renamed[0].starts_with("AI0121") && renamed[0].contains("is \"country_name\" meant to be it?"),
+        "{renamed:?}"
+    );
     assert!(renamed[1].starts_with("AI0122") && renamed[1].contains("did you mean \"countryname\"?"), "{renamed:?}");
     let retyped = codes(engine.set_target(with(|columns| columns[1].holds = Holds::Int { min: 0, max: 9 })));
     assert!(retyped.len() == 1 && retyped[0].starts_with("AI0123"), "{retyped:?}");

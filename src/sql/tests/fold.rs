@@ -115,7 +115,9 @@ async fn by_engine(engine: &mut Engine, events: &[Event], cuts: &[usize]) -> Exp
         found.refused.extend(evaluation.refused.iter().map(|refusal| place(&refusal.position)));
         found.held.extend(evaluation.held.iter().map(|held| place(&held.position)));
     }
-    let late = |it: &OutOfOrder| (it.position.partition, it.position.offset, it.key.0.trim_matches(['[', ']', '"']).to_owned());
+    let late = |it: &OutOfOrder| {
+        (it.position.partition, it.position.offset, it.key.0.trim_matches(['[', ']', '"']).to_owned())
+    };
     found.late = world.evidence.iter().map(late).collect();
     found.table = world.table;
     found

@@ -38,7 +38,8 @@ async fn parquet_is_read_too() {
     let path = dir.path().join("it.parquet");
     let column = |value: &str| Arc::new(StringArray::from(vec![value])) as ArrayRef;
     let rows =
-        RecordBatch::try_from_iter([("code", column("DE")), ("name", column("Germany")), ("region", column("Europe"))]).unwrap();
+        RecordBatch::try_from_iter([("code", column("DE")), ("name", column("Germany")), ("region", column("Europe"))])
+            .unwrap();
     let file = std::fs::File::create(&path).unwrap();
     let mut writer = parquet::arrow::ArrowWriter::try_new(file, rows.schema(), None).unwrap();
     writer.write(&rows).unwrap();
@@ -62,7 +63,10 @@ async fn a_key_that_stands_there_twice_or_is_empty_is_refused_with_its_line() {
 #[tokio::test]
 async fn every_broken_line_is_named() {
     let found = faults("it.csv", "code,name,region\nDE,a\nFR,b,c\nJP,a,b,c\n").await;
-    assert_eq!(found.iter().map(|fault| (fault.0, fault.1)).collect::<Vec<_>>(), [("AI0302", Some(2)), ("AI0302", Some(4))]);
+    assert_eq!(
+        found.iter().map(|fault| (fault.0, fault.1)).collect::<Vec<_>>(),
+        [("AI0302", Some(2)), ("AI0302", Some(4))]
+    );
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use super::*;
 
 /// Countries beyond any batch's size, so that the planner builds the join's hash table from the events.
 fn many_countries() -> LookupFrom {
-    let codes: Vec<String> = ["DE", "FR", "JP"].into_iter().map(str::to_owned).chain((0..200_000).map(|it| format!("#{it}"))).collect();
+    let codes: Vec<String> =
+        ["DE", "FR", "JP"].into_iter().map(str::to_owned).chain((0..200_000).map(|it| format!("#{it}"))).collect();
     let column = || Arc::new(StringArray::from_iter_values(&codes)) as ArrayRef;
     let rows = RecordBatch::try_from_iter(["code", "name", "region"].map(|name| (name, column())));
     LookupFrom::Table(rows.unwrap())
@@ -69,10 +70,12 @@ async fn every_row_of_every_batch_comes_through_the_join() {
     let (mut engine, _) = prepare(&ModelSpec { lookups, ..spec() }).await.unwrap();
     for (from, size) in [(0, 500), (500, 300), (800, 900), (1700, 2)] {
         let country = |offset: i64| if offset % 11 == 0 { None } else { Some("DE") };
-        let events: Vec<Event> = (from..from + size).map(|offset| upsert("a", country(offset), offset, offset)).collect();
+        let events: Vec<Event> =
+            (from..from + size).map(|offset| upsert("a", country(offset), offset, offset)).collect();
         World::default().run(&mut engine, batch(&events)).await.unwrap();
         let (_, enriched, _) = engine.tables().find(|(model, _, _)| *model == "enriched").unwrap();
-        let mut found: Vec<i64> = enriched.column_by_name("_offset").unwrap().as_primitive::<Int64Type>().values().to_vec();
+        let mut found: Vec<i64> =
+            enriched.column_by_name("_offset").unwrap().as_primitive::<Int64Type>().values().to_vec();
         found.sort_unstable();
         assert_eq!(found, (from..from + size).collect::<Vec<_>>());
     }
