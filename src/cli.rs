@@ -211,7 +211,7 @@ pub struct GenerateArgs {
     pub events: u64,
     /// Users that they are about.
     #[arg(long, value_name = "N", default_value_t = 1_000)]
-    pub users: u64,
+    pub users: u32,
     /// Partitions to spread them over.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..))]
     pub partitions: i32,

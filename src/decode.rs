@@ -21,6 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::position::Position;
 use crate::record::RawRecord;
 use crate::schema::{SourceSchema, image_fields};
+use crate::work::{Refusal, Stage};
 
 mod columns;
 mod envelope;
@@ -85,6 +86,20 @@ pub struct DecodeRefusal {
     /// The field to blame, e.g. `after.userId`, where one is.
     pub column: Option<String>,
     pub reason: String,
+}
+
+impl DecodeRefusal {
+    /// The refusal as the rest of the road knows it; which users it names is found out from `salvage`.
+    pub fn to_refusal(&self) -> Refusal {
+        Refusal {
+            position: self.position,
+            keys: Vec::new(),
+            stage: Stage::Decode,
+            model: None,
+            column: self.column.clone(),
+            reason: self.reason.clone(),
+        }
+    }
 }
 
 /// Why a record is refused, before its position is known.

@@ -28,7 +28,7 @@ use self::commit::Applied;
 use self::health::{Health, State};
 use self::upkeep::Upkeep;
 pub use self::upkeep::{Lookup, Lookups, Origin};
-use crate::decode::{Decoded, Decoder};
+use crate::decode::{DecodeRefusal, Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{HoldSet, Pending, PendingState};
 use crate::position::{OffsetRange, Partition, Position};
@@ -38,7 +38,7 @@ use crate::sink::positions::{Advance, SumChanges};
 use crate::sink::quarantine::Quarantined;
 use crate::source::{Assignment, BatchLimits, Broker, Polled, Source};
 use crate::sql::{Engine, Input};
-use crate::work::{Evaluation, PartitionSums, Refusal, Stage};
+use crate::work::{Evaluation, PartitionSums, Refusal};
 
 /// What the loop needs to know besides its stations.
 #[derive(Debug, Clone)]
@@ -233,18 +233,7 @@ impl Pipeline {
         let partitions: Vec<Partition> = raw.chunks.iter().map(|chunk| chunk.partition).collect();
         let high_water_ns: BTreeMap<Partition, i64> =
             self.owned.iter().filter_map(|(partition, owned)| Some((*partition, owned.high_water_ns?))).collect();
-        let decode_refused: Vec<Refusal> = decoded
-            .refused
-            .iter()
-            .map(|refusal| Refusal {
-                position: refusal.position,
-                keys: Vec::new(),
-                stage: Stage::Decode,
-                model: None,
-                column: refusal.column.clone(),
-                reason: refusal.reason.clone(),
-            })
-            .collect();
+        let decode_refused: Vec<Refusal> = decoded.refused.iter().map(DecodeRefusal::to_refusal).collect();
         let input = Input {
             events: decoded.events.clone(),
             salvage: decoded.salvage.clone(),

@@ -19,6 +19,7 @@ mod broker;
 mod buffer;
 mod consumer;
 mod headers;
+mod lane;
 mod position_check;
 pub mod properties;
 mod statistics;
@@ -85,7 +86,8 @@ pub enum Polled {
     /// The group took these partitions; their buffers are gone.
     Revoked(Vec<Partition>),
     /// The partition stands still: Kafka doesn't hold the next offset, or the topic is a different one. `what` tells which,
-    /// as far as the client knows; compare the stored position with [`Broker`] before positioning it again.
+    /// as far as the client knows; compare the stored position with what [`Broker`] tells before positioning it again, with
+    /// this assignment: the earlier one is over.
     PositionLost {
         assignment: Assignment,
         what: String,

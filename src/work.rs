@@ -90,8 +90,8 @@ pub struct Evaluation {
     pub held: Vec<Held>,
     /// Ascending by partition.
     pub sums: Vec<PartitionSums>,
-    /// Rows of `latest` whose key has an accepted event older than the highest event time seen before it in its partition, so that
-    /// it may be out of order for its user. Ascending.
+    /// Rows of `latest` whose key an accepted event names that is older than the highest event time seen before it in its
+    /// partition: it may be out of order, depending on what is stored of that key. Ascending, without repeats.
     pub suspects: Vec<usize>,
     /// Figures of the model `metrics`: name to number, for the log line and the metrics table.
     pub metrics: serde_json::Map<String, serde_json::Value>,

@@ -1,9 +1,13 @@
-//! The fixtures are checked against the independent fold, so that neither can be wrong alone.
+//! The fixtures are checked against the independent fold, so that neither can be wrong alone; and the decoder against both.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
 
-use afterimage::generate::OwnedRecord;
+use afterimage::decode::{DecodeOptions, Decoder, TimestampUnit};
+use afterimage::generate::{Mix, OwnedRecord, Workload};
 use afterimage::oracle::{self, Settings};
+use afterimage::schema::SourceSchema;
 
 use crate::support::fixture::{self, Fixture};
 
@@ -76,10 +80,11 @@ fn whatever_a_fixture_expects_otherwise_is_found_out() {
         tamper(&mut fixture);
         faults(&fixture)
     };
-    let tampers: [(&str, fn(&mut Fixture)); 7] = [
+    type Tamper = fn(&mut Fixture);
+    let tampers: [(&str, Tamper); 7] = [
         ("row", |fixture| fixture.expect.table.get_mut("20").unwrap().email = Some("x".to_owned())),
         ("row", |fixture| drop(fixture.expect.table.remove("4"))),
-        ("tombstones", |fixture| drop(fixture.expect.tombstones.remove("2"))),
+        ("tombstones", |fixture| assert!(fixture.expect.tombstones.remove("2"))),
         ("quarantine", |fixture| drop(fixture.expect.quarantine.remove(&(0, 5)))),
         ("quarantine", |fixture| fixture.expect.quarantine.get_mut(&(0, 1)).unwrap().stage = Some("decode".to_owned())),
         ("out of order", |fixture| drop(fixture.expect.out_of_order.pop_first())),
@@ -89,5 +94,62 @@ fn whatever_a_fixture_expects_otherwise_is_found_out() {
     for (what, tamper) in tampers {
         let faults = tampered(tamper);
         assert!(faults.len() == 1 && faults[0].starts_with(what), "{what}: {faults:?}");
+    }
+}
+
+/// What the decoder makes of records: places and reasons (with the column) of the refused, and the unknown fields it counted.
+fn decode<'a>(
+    records: impl IntoIterator<Item = &'a OwnedRecord>,
+) -> (BTreeMap<oracle::Place, String>, BTreeMap<String, u64>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/users");
+    let schema = SourceSchema::load(&folder).expect("the shipped schema");
+    let options = DecodeOptions {
+        topic: "user_cdc".into(),
+        timestamp_unit: TimestampUnit::Ms,
+        max_future_skew: Duration::from_secs(3600),
+    };
+    let decoded = Decoder::new(&schema, options).decode(records.into_iter().map(OwnedRecord::as_raw)).unwrap();
+    let refused = decoded.refused.into_iter().map(|refusal| {
+        let place = (refusal.position.partition, refusal.position.offset);
+        (place, format!("{} {}", refusal.reason, refusal.column.unwrap_or_default()))
+    });
+    (refused.collect(), decoded.unmapped)
+}
+
+/// Places of the records that the fold calls no event; with nobody waiting, so that none is held instead.
+fn no_events<'a>(records: impl IntoIterator<Item = &'a OwnedRecord>, settings: Settings) -> BTreeSet<oracle::Place> {
+    let settings = Settings { hold: false, ..settings };
+    let folded = oracle::fold(settings, records.into_iter().map(OwnedRecord::as_raw));
+    let decode = folded.quarantine.into_iter().filter(|(_, record)| record.stage.as_deref() == Some("decode"));
+    decode.map(|(place, _)| place).collect()
+}
+
+#[test]
+fn the_decoder_refuses_the_records_of_every_fixture_for_the_reason_it_expects() {
+    for fixture in fixture::all() {
+        let (refused, unmapped) = decode(fixture.records());
+        assert_eq!(
+            refused.keys().copied().collect::<BTreeSet<_>>(),
+            no_events(fixture.records(), settings(&fixture)),
+            "{}",
+            fixture.name
+        );
+        assert_eq!(unmapped, fixture.expect.unmapped, "{}", fixture.name);
+        for (place, expected) in &fixture.expect.quarantine {
+            let (Some(wanted), Some(reason)) = (&expected.reason, refused.get(place)) else { continue };
+            assert!(reason.to_lowercase().contains(&wanted.to_lowercase()), "{} {place:?}: {reason:?}", fixture.name);
+        }
+    }
+}
+
+#[test]
+fn decoder_and_fold_agree_about_what_is_an_event() {
+    for seed in 0..5 {
+        let workload = Workload { events: 20_000, users: 500, seed, mix: Mix::harsh(), ..Workload::default() };
+        let records: Vec<OwnedRecord> = workload.records().collect();
+        let (refused, _) = decode(&records);
+        let expected = no_events(&records, Settings::users(countries()));
+        assert!(expected.len() > 100, "seed {seed}: only {} are no events", expected.len());
+        assert_eq!(refused.into_keys().collect::<BTreeSet<_>>(), expected, "seed {seed}");
     }
 }

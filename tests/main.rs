@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod cli;
+mod faults;
 mod fixtures;
+mod operations;
+mod road;
 mod servers;
+mod source;
 mod support;

@@ -10,6 +10,8 @@
 pub mod fixture;
 pub mod kafka;
 pub mod mysql;
+pub mod outcome;
 pub mod process;
 pub mod proxy;
+pub mod rig;
 pub mod servers;

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Properties that the promises own, each with the reason and what to do instead.
+/// Properties that users may not set, each with the reason.
 pub const REFUSED: &[(&str, &str)] = &[
     ("bootstrap.servers", "the brokers are set by kafka.brokers"),
     ("metadata.broker.list", "the brokers are set by kafka.brokers"),
     ("group.id", "the consumer group is set by kafka.group, or by the pipeline's group"),
+    ("client.id", "it names the pipeline in the brokers' logs"),
     ("enable.auto.commit", "positions are kept in MySQL; the broker's copy follows them (P3)"),
     ("auto.commit.enable", "positions are kept in MySQL; the broker's copy follows them (P3)"),
     ("auto.commit.interval.ms", "positions are kept in MySQL; the broker's copy follows them (P3)"),
@@ -16,14 +17,22 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("offset.store.path", "positions are kept in MySQL (P3)"),
     ("offset.store.sync.interval.ms", "positions are kept in MySQL (P3)"),
     ("auto.offset.reset", "records that Kafka no longer holds must be named, not skipped (P6)"),
-    ("isolation.level", "only committed records are read (P1)"),
-    ("check.crcs", "damaged batches must be noticed (P6)"),
-    ("enable.partition.eof", "it tells when a partition is drained"),
-    ("partition.assignment.strategy", "partitions move one by one between replicas: cooperative-sticky"),
-    ("group.remote.assignor", "partitions move one by one between replicas: cooperative-sticky"),
-    ("allow.auto.create.topics", "a mistyped topic must be named, not created (P6)"),
+    ("isolation.level", "records of aborted transactions must never be applied (P1)"),
+    ("check.crcs", "damaged records must be noticed (P6)"),
+    ("enable.partition.eof", "it tells when a partition is caught up"),
+    ("partition.assignment.strategy", "partitions are handed over one by one (cooperative-sticky)"),
+    ("group.remote.assignor", "partitions are handed over one by one (cooperative-sticky)"),
+    ("allow.auto.create.topics", "a misspelt topic must be named, not created (P6)"),
     ("topic.blacklist", "the topic is set by the pipeline"),
+    ("statistics.interval.ms", "lag and recovery are read from the statistics"),
+    ("debug", "its lines can hold credentials"),
+    ("log_level", "the level is set by [log]"),
+    ("log.queue", "log lines are taken from the client's queue"),
+    ("log.thread.name", "log lines are taken from the client's queue"),
+    ("enabled_events", "events are chosen by the client"),
     ("plugin.library.paths", "it loads foreign code into the process"),
+    ("test.mock.num.brokers", "it replaces the real brokers"),
+    ("test.mock.broker.rtt", "it replaces the real brokers"),
 ];
 
 /// The only value of `group.protocol` that is accepted for now.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::diagnostic::did_you_mean;
+
 /// What may stand at a key.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
@@ -91,7 +93,7 @@ pub(super) static KAFKA: Section = Section {
 pub(super) static KAFKA_PROPERTIES: Section = Section {
     path: "kafka.properties",
     doc: "Any property of librdkafka, such as `security.protocol`; values are texts, numbers, or true/false. \
-          Relative paths in `*.location` start at the config file. Properties that the promises own are refused (below).",
+          Relative paths in `*.location` start at the config file. Some cannot be set (below).",
     keys: &[],
 };
 
@@ -310,8 +312,10 @@ impl Section {
     }
 }
 
-/// Where a key of this name belongs, for people who put it into the wrong table: `[pipelines.<name>]`.
-pub(super) fn belongs_in(name: &str) -> Option<String> {
-    let section = SECTIONS.iter().find(|section| section.key(name).is_some())?;
-    Some(format!("[{}]", section.path.replace('*', "<name>")))
+/// The key most like `name` in all of the file, and where it belongs: `topic` in `[pipelines.<name>]`.
+pub(super) fn belongs_in(name: &str) -> Option<(&'static str, String)> {
+    let keys = || SECTIONS.iter().flat_map(|section| section.keys.iter().map(|key| (key.name, section.path)));
+    let meant = did_you_mean(name, keys().map(|(key, _)| key))?;
+    let (_, path) = keys().find(|(key, _)| *key == meant)?;
+    Some((meant, format!("[{}]", path.replace('*', "<name>"))))
 }

@@ -41,7 +41,8 @@ pub(super) mod code {
     pub(in crate::config) const SECRET_EXPOSED: &str = "AI0018";
     pub(in crate::config) const INSECURE: &str = "AI0019";
 
-    /// Each code and what it stands for, for the docs.
+    /// Each code and what it stands for: docs/config.md is tested against it.
+    #[cfg(test)]
     pub(in crate::config) const MEANINGS: &[(&str, &str)] = &[
         (UNREADABLE, "the config file cannot be read, or is not UTF-8"),
         (SYNTAX, "not TOML"),
@@ -58,7 +59,7 @@ pub(super) mod code {
         (NAME, "a name that is not accepted"),
         (SAME_TOPIC, "two pipelines read one topic in one group"),
         (SAME_TABLE, "two pipelines write one table"),
-        (PROPERTY_REFUSED, "a Kafka property that the promises own"),
+        (PROPERTY_REFUSED, "a Kafka property that cannot be set, does not exist, or has a value that is not accepted"),
         (CONTRADICTION, "keys that contradict each other"),
         (SECRET_EXPOSED, "warning: a secret that others can read"),
         (INSECURE, "a connection or listener that others can read or meddle with"),
@@ -191,7 +192,7 @@ impl<'d> Reader<'d> {
             let place = if table.shown.is_empty() { String::new() } else { format!(" in [{}]", table.shown) };
             let help = match (did_you_mean(name, names.iter().copied()), keys::belongs_in(name)) {
                 (Some(meant), _) => format!("did you mean \"{meant}\"?"),
-                (None, Some(section)) => format!("\"{name}\" belongs in {section}"),
+                (None, Some((meant, section))) => format!("\"{meant}\" belongs in {section}"),
                 (None, None) => format!("known here: {}", names.join(", ")),
             };
             self.fault(code::UNKNOWN_KEY, Some(&key.span()), format!("unknown key \"{name}\"{place}"), help);

@@ -12,6 +12,7 @@ use super::{
     Batch, Config, Http, Kafka, Log, LogFormat, LogLevel, Lookup, LookupFrom, MaxRefused, MySql, OnError, Pipeline,
     Properties, Secret, TimestampUnit, Tls, VersionBy, is_loopback, kafka, keys, names, read_password, url,
 };
+use crate::source;
 
 const LOOKUP_REFRESH: Duration = Duration::from_secs(60);
 /// Most columns an index of MySQL can have.
@@ -87,6 +88,8 @@ fn properties<'d>(reader: &Reader<'d>, kafka: &Table<'d>, allow_insecure: bool) 
         } else if let Some(danger) = kafka::unsafe_setting(&name, &value).filter(|_| !allow_insecure) {
             let help = "remove it, or accept that with allow_insecure = true in [kafka]";
             reader.fault(code::INSECURE, Some(&place), format!("with this \"{name}\" {danger}"), help);
+        } else if let Some(what) = source::properties::fault(&name, &value) {
+            reader.fault(code::PROPERTY_REFUSED, Some(&place), what, "");
         } else if name.ends_with(".location") && value != "probe" {
             properties.insert(name, reader.beside(&value).to_string_lossy().into_owned());
         } else {

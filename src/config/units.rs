@@ -124,7 +124,7 @@ pub fn show_duration(duration: Duration) -> String {
     if nanoseconds == 0 {
         return "0s".to_owned();
     }
-    let unit = DURATIONS.iter().rev().find(|(_, _, factor)| nanoseconds % factor == 0);
+    let unit = DURATIONS.iter().rev().find(|(_, _, factor)| nanoseconds.is_multiple_of(*factor));
     unit.map_or_else(|| format!("{nanoseconds}ns"), |(name, _, factor)| format!("{}{name}", nanoseconds / factor))
 }
 

@@ -247,7 +247,10 @@ mod tests {
         }
     }
 
-    fn read(written: &str) -> Result<(String, Option<String>, String, u16, String), Vec<UrlFault>> {
+    /// User, password, host, port, database.
+    type Parts = (String, Option<String>, String, u16, String);
+
+    fn read(written: &str) -> Result<Parts, Vec<UrlFault>> {
         parse(written, &environment).map(|url| {
             (url.user, url.password.map(|password| password.expose().to_owned()), url.host, url.port, url.database)
         })

@@ -12,7 +12,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::columns::Column;
-use super::image::{Image, Shape};
+use super::image::{Image, Seen, Shape};
 use super::rows::{Op, Rows, Which};
 use super::unmapped::Unmapped;
 use super::{Fault, TimestampUnit};
@@ -176,6 +176,16 @@ impl Part {
             "timestamp" => Self::Timestamp,
             "source" | "transaction" | "schema" | "ts_ms" | "ts_us" | "ts_ns" => Self::Quiet,
             _ => Self::Unknown,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Op => "op",
+            Self::Before => "before",
+            Self::After => "after",
+            Self::Timestamp => "timestamp",
+            Self::Quiet | Self::Unknown => "another member",
         }
     }
 }
@@ -361,7 +371,7 @@ impl<'de> Visitor<'de> for EventSeed<'_, '_> {
             let Some(part) = map.next_key_seed(seed)? else { return Ok(()) };
             let repeats = !matches!(part, Part::Quiet | Part::Unknown) && !pass.parts.first_sight(part);
             if repeats {
-                return Err(pass.stop(Fault::new("`op`, `before`, `after` or `timestamp` stands in the event twice")));
+                return Err(pass.stop(Fault::field(part.name(), "stands in the event twice")));
             }
             pass.part(part, &mut map)?;
         }
@@ -493,29 +503,5 @@ impl<'de, T, F: FnOnce(&str) -> T> Visitor<'de> for Name<F> {
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<T, E> {
         Ok((self.0)(name))
-    }
-}
-
-/// Which fields of an image were seen: one bit each, any number of fields.
-#[derive(Default)]
-struct Seen(Vec<u64>);
-
-impl Seen {
-    fn clear(&mut self, fields: usize) {
-        self.0.clear();
-        self.0.resize(fields.div_ceil(64), 0);
-    }
-
-    /// Whether `index` was not seen before.
-    fn insert(&mut self, index: usize) -> bool {
-        let Some(word) = self.0.get_mut(index / 64) else { return false };
-        let bit = 1 << (index % 64);
-        let first = *word & bit == 0;
-        *word |= bit;
-        first
-    }
-
-    fn contains(&self, index: usize) -> bool {
-        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 }

@@ -117,3 +117,27 @@ impl Image {
         Ok(Arc::new(StructArray::try_new(fields.clone(), columns, self.present.finish())?))
     }
 }
+
+/// Which fields of an image were seen: one bit each, any number of fields.
+#[derive(Default)]
+pub(super) struct Seen(Vec<u64>);
+
+impl Seen {
+    pub(super) fn clear(&mut self, fields: usize) {
+        self.0.clear();
+        self.0.resize(fields.div_ceil(64), 0);
+    }
+
+    /// Whether `index` was not seen before.
+    pub(super) fn insert(&mut self, index: usize) -> bool {
+        let Some(word) = self.0.get_mut(index / 64) else { return false };
+        let bit = 1 << (index % 64);
+        let first = *word & bit == 0;
+        *word |= bit;
+        first
+    }
+
+    pub(super) fn contains(&self, index: usize) -> bool {
+        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+}

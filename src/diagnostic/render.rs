@@ -172,7 +172,7 @@ impl Sources {
 }
 
 /// Words in a TOML key that announce a secret.
-const SECRET_WORDS: [&str; 8] = ["password", "passwd", "secret", "token", "credential", "jaas", ".pem", "passphrase"];
+const SECRET_WORDS: [&str; 8] = ["password", "passwd", "secret", "token", "credential", "jaas", "pem", "passphrase"];
 /// What makes such a key harmless: it names where the secret is.
 const HARMLESS_ENDINGS: [&str; 3] = ["_file", ".location", "_url"];
 
@@ -213,7 +213,19 @@ fn secret_value(line: &str) -> Option<usize> {
         let harmless = HARMLESS_ENDINGS.iter().any(|ending| end_of_key.ends_with(ending));
         (!harmless).then_some(after + equals + 1)
     });
-    values.min()
+    values.chain(shapeless_url(&lower)).min()
+}
+
+/// Where the value of a key `url` starts that is no URL, so that nobody can tell what in it is the password.
+fn shapeless_url(line: &str) -> Option<usize> {
+    let at = line.match_indices("url").find_map(|(at, word)| {
+        let after = at + word.len();
+        let rest = line.get(after..)?.trim_start_matches([' ', '\t', '"', '\'']);
+        rest.strip_prefix('=').map(|value| line.len() - value.len())
+    })?;
+    let value = line.get(at..)?;
+    let start = value.split('@').next().unwrap_or_default();
+    (!start.contains("://")).then_some(at)
 }
 
 /// `line` with the password between `://user:` and `@` starred out; without an `@`, everything after the colon.
@@ -350,12 +362,16 @@ error[AI0101]: unknown column \"nme\"
             "url = \"mysql://app:hunter2@db/app\"",
             "url = \"mysql://app:hunter2:@hunter2@db/app\" # x",
             "url = mysql://app:hunter2",
+            "url = \"mysql:/app:hunter2@db/app\" # https://example.org",
+            "mysql = { \"url\" = \"app:hunter2@db/app\" }",
+            "url = 'hunter2'",
             "mysql = { url = \"mysql://app:${X:-hunter2}@db/app\" }",
             "\"sasl.password\" = \"hunter2\"",
             "sasl.password = 'hunter2",
             "properties = { a = 1, \"sasl.password\" = \"hunter2\", b = 2 }",
             "sasl.password =\n  \"hunter2\"",
             "\"ssl.key.pem\" = \"\"\"\nhunter2\n\"\"\"",
+            "pem = \"hunter2",
             "\"sasl.jaas.config\" = \"x password=hunter2\"",
         ] {
             let shown = without_secrets(line).join("\n");
@@ -368,6 +384,7 @@ error[AI0101]: unknown column \"nme\"
     fn what_is_no_secret_is_shown() {
         for line in [
             "url = \"mysql://app:${MYSQL_PASSWORD}@db/app\"",
+            "url = \"${MYSQL_URL}\"",
             "password_file = \"secrets/mysql\"",
             "\"ssl.key.location\" = \"key\"",
             "topic = \"user_cdc\"",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Pipeline, policy, sum_changes};
 use crate::error::Result;
 use crate::record::RawBatch;
+use crate::sink::positions::SumChanges;
 use crate::sink::session::Connector;
 use crate::sink::summary::{self, Summary};
 use crate::sink::{self, Superseded};
@@ -184,7 +185,7 @@ impl Pipeline {
 
     /// One line per sink cycle, and the figures for the interval.
     pub(super) fn report(&mut self, raw: &RawBatch, evaluation: &Evaluation, committed: &Committed, times: Times) {
-        let mut sums = crate::sink::positions::SumChanges::default();
+        let mut sums = SumChanges::default();
         for partition in &evaluation.sums {
             sums.add(&sum_changes(partition));
             self.upkeep.newest_event_ns = self.upkeep.newest_event_ns.max(partition.high_water_ns);

@@ -88,7 +88,7 @@ impl<'t> Reader<'t> {
                 "nullable" => match values::boolean(value) {
                     Ok(given) => nullable = given,
                     Err(wrong) => {
-                        self.fault("AI0204", value, format!("`nullable` {wrong}, true or false is expected"), "")
+                        self.fault("AI0204", value, format!("`nullable` {wrong}, true or false is expected"), "");
                     }
                 },
                 "metadata" => metadata = self.metadata(value),

@@ -107,7 +107,7 @@ fn all_faults_of_a_file_are_found_at_once_with_their_places() {
             r#"AI0204 6:14 unknown key "nmae" (did you mean "name"?)"#,
             "AI0205 6:27 \"timestamp\" is no type that events can carry \
              (write the unit too: timestamp(s), timestamp(ms), timestamp(us) or timestamp(ns))",
-            r#"AI0204 7:93 unknown key "alias" (did you mean "aliases"?)"#,
+            r#"AI0204 7:99 unknown key "alias" (did you mean "aliases"?)"#,
             "AI0208 7:65 `default` of \"credit\" is a string, int32 is expected \
              (write it as it would stand in an event, text without quotes)",
             r#"AI0207 7:84 `aliases` of "credit" is no JSON array of names (write it as a text, e.g. "aliases": "[\"user_id\"]")"#,
@@ -158,7 +158,7 @@ fn wrong_shapes_are_named() {
     );
     assert_eq!(
         faults(&one_field(r#""name": "a", "type": "int8", "metadata": {"default": 1}"#)),
-        ["AI0204 1:68 `default` is a number, a text is expected (metadata are texts: put it in quotes)"]
+        ["AI0204 1:67 `default` is a number, a text is expected (metadata are texts: put it in quotes)"]
     );
     assert_eq!(
         faults(&one_field(r#""name": "a", "type": "utf8", "type": "int8""#)),

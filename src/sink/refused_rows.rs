@@ -14,7 +14,8 @@ use crate::error::{Error, Kind, Result};
 pub(super) async fn search(session: &mut Session, prepared: &Prepared, latest: &RecordBatch) -> Result<Vec<RowFault>> {
     let mut faults = Vec::new();
     // Oldest part on top: found rows come out in order.
-    let mut parts = vec![0..latest.num_rows()];
+    let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
+    parts.push(0..latest.num_rows());
     while let Some(part) = parts.pop() {
         if part.is_empty() {
             continue;

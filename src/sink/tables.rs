@@ -154,7 +154,7 @@ impl OwnTable {
             identifier(self.name),
             columns.join(",\n"),
             self.indexes,
-            self.comment
+            self.comment.replace('\'', "''")
         )
     }
 

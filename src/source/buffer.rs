@@ -10,16 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
+use super::lane::{Lane, RECORD_OVERHEAD, memory};
 use super::{Assignment, BatchLimits, PartitionStats, Polled, SourceOptions, SourceStats};
 use crate::error::Error;
 use crate::position::{OffsetRange, Partition};
 use crate::record::{Chunk, RawBatch, RawRecord};
-
-/// A segment is closed above so many records or bytes, so that taking a part of a long buffer copies little.
-const SEGMENT_EVENTS: usize = 16 * 1024;
-const SEGMENT_BYTES: usize = 4 << 20;
-/// Bookkeeping per record in a chunk, which counts as memory, too.
-const RECORD_OVERHEAD: usize = 40;
 
 /// The two threads' common ground.
 pub(super) struct Shared {
@@ -61,23 +56,6 @@ pub(super) enum Heals {
     WithConnection,
     /// Records, the end of a partition, or an assignment.
     WithRecords,
-}
-
-/// One assigned partition.
-struct Lane {
-    generation: u64,
-    /// Where the loop wants it to be read from; `None` stops it.
-    wanted: Option<i64>,
-    /// `wanted` is news that the thread has yet to carry out.
-    changed: bool,
-    /// It is in the client's assignment.
-    in_client: bool,
-    /// Offset after the last accepted record; records below it are repeats. `None` refuses all.
-    next: Option<i64>,
-    segments: VecDeque<Chunk>,
-    at_end: bool,
-    end_told: bool,
-    end: Option<i64>,
 }
 
 /// What the thread has to do in the client for one partition: take it out if it is in, then put it in at `from`.
@@ -133,6 +111,10 @@ impl Shared {
         if let Some(report) = state.reports.pop_front() {
             return Some(report);
         }
+        let ended = state.newly_at_end();
+        if !ended.is_empty() {
+            return Some(Polled::AtEnd(ended));
+        }
         if state.events > 0 && (due || state.reaches(limits) || limits.max_wait.is_zero()) {
             let chunks = state.take(limits);
             if state.paused && !self.is_above_low(&state) {
@@ -141,11 +123,7 @@ impl Shared {
             return Some(Polled::Batch(RawBatch { topic: Arc::clone(&self.topic), chunks }));
         }
         state.awaited = Some(*limits);
-        if state.events > 0 {
-            return None;
-        }
-        let ended = state.newly_at_end();
-        (!ended.is_empty()).then_some(Polled::AtEnd(ended))
+        None
     }
 
     pub(super) fn has_records(&self) -> bool {
@@ -211,17 +189,7 @@ impl Shared {
         }
         let Some(lane) = state.lanes.get_mut(&record.partition) else { return };
         let Some(next) = lane.next.filter(|next| record.offset >= *next) else { return };
-        let full = |chunk: &Chunk| chunk.len() >= SEGMENT_EVENTS || chunk.byte_len() >= SEGMENT_BYTES;
-        if lane.segments.back().is_none_or(full) {
-            lane.segments.push_back(Chunk::new(record.partition, next));
-        }
-        let Some(chunk) = lane.segments.back_mut() else { return };
-        let before = chunk.byte_len();
-        chunk.push(record);
-        let grown = chunk.byte_len() - before + RECORD_OVERHEAD;
-        lane.next = Some(record.offset + 1);
-        lane.at_end = false;
-        lane.end_told = false;
+        let grown = lane.push(record, next);
         state.bytes += grown;
         state.events += 1;
         state.received += 1;
@@ -290,21 +258,28 @@ impl Shared {
 
     /// All partitions of this instance: for a client that has died with them.
     pub(super) fn revoked_all(&self) {
-        let partitions: Vec<_> = self.lock().lanes.keys().copied().collect();
-        self.revoked(&partitions);
+        self.revoked(&self.partitions());
     }
 
-    /// Stops `partition` and reports it as lost, if it was being read.
+    /// Stops `partition` and reports it as lost. Its generation is over with that, so that a position which the loop was about
+    /// to name without knowing comes too late.
     pub(super) fn lost(&self, partition: Partition, what: String) {
         let mut state = self.lock();
-        let Some(lane) = state.lanes.get_mut(&partition).filter(|lane| lane.wanted.is_some()) else { return };
-        let assignment = Assignment { partition, generation: lane.generation };
+        let generation = state.last_generation + 1;
+        let Some(lane) = state.lanes.get_mut(&partition) else { return };
         let dropped = lane.stop();
+        lane.generation = generation;
         lane.wanted = None;
         lane.changed = true;
+        state.last_generation = generation;
         state.forget(dropped);
         self.attend();
-        self.report(state, Polled::PositionLost { assignment, what });
+        self.report(state, Polled::PositionLost { assignment: Assignment { partition, generation }, what });
+    }
+
+    /// All partitions of this instance.
+    pub(super) fn partitions(&self) -> Vec<Partition> {
+        self.lock().lanes.keys().copied().collect()
     }
 
     /// The partitions being read and the offset each wants next.
@@ -431,10 +406,11 @@ impl State {
         self.bytes -= bytes;
     }
 
+    /// Partitions at their end of which every record has been taken, each once.
     fn newly_at_end(&mut self) -> Vec<Assignment> {
         let mut ended = Vec::new();
         for (partition, lane) in &mut self.lanes {
-            if lane.at_end && !lane.end_told && lane.next.is_some() {
+            if lane.at_end && !lane.end_told && lane.segments.is_empty() {
                 lane.end_told = true;
                 ended.push(Assignment { partition: *partition, generation: lane.generation });
             }
@@ -459,7 +435,7 @@ impl State {
             let Some(chunk) = lane.take(events.div_ceil(left), bytes.div_ceil(left), at_least) else { continue };
             events -= chunk.len().min(events);
             bytes -= chunk.byte_len().min(bytes);
-            self.forget((chunk.len(), chunk.byte_len() + chunk.len() * RECORD_OVERHEAD));
+            self.forget((chunk.len(), memory(&chunk)));
             chunks.push(chunk);
             if events == 0 || bytes == 0 {
                 break;
@@ -468,73 +444,6 @@ impl State {
         chunks.sort_unstable_by_key(|chunk| chunk.partition);
         chunks
     }
-}
-
-impl Lane {
-    fn new(generation: u64) -> Self {
-        Self {
-            generation,
-            wanted: None,
-            changed: false,
-            in_client: false,
-            next: None,
-            segments: VecDeque::new(),
-            at_end: false,
-            end_told: false,
-            end: None,
-        }
-    }
-
-    /// Refuses further records and drops the buffered ones; returns how many records and bytes that were.
-    fn stop(&mut self) -> (usize, usize) {
-        self.next = None;
-        self.at_end = false;
-        self.end_told = false;
-        let dropped = self.segments.drain(..);
-        dropped.fold((0, 0), |(events, bytes), chunk| {
-            (events + chunk.len(), bytes + chunk.byte_len() + chunk.len() * RECORD_OVERHEAD)
-        })
-    }
-
-    /// The first records within the limits, but not fewer than `at_least`.
-    fn take(&mut self, max_events: usize, max_bytes: usize, at_least: usize) -> Option<Chunk> {
-        let mut taken: Option<Chunk> = None;
-        while let Some(front) = self.segments.front_mut() {
-            let (events, bytes) = taken.as_ref().map_or((0, 0), |chunk| (chunk.len(), chunk.byte_len()));
-            let count = fitting(front, max_events - events.min(max_events), max_bytes - bytes.min(max_bytes));
-            let count = count.max(at_least.saturating_sub(events));
-            if count == 0 {
-                break;
-            }
-            let whole = count >= front.len();
-            let part = front.split_front(count);
-            if whole {
-                self.segments.pop_front();
-            }
-            match &mut taken {
-                None => taken = Some(part),
-                Some(chunk) => part.records().for_each(|record| chunk.push(record)),
-            }
-            if !whole {
-                break;
-            }
-        }
-        taken
-    }
-}
-
-/// How many of the chunk's first records fit.
-fn fitting(chunk: &Chunk, max_events: usize, max_bytes: usize) -> usize {
-    if chunk.len() <= max_events && chunk.byte_len() <= max_bytes {
-        return chunk.len();
-    }
-    let mut bytes = 0;
-    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-    let fits = chunk.records().take(max_events).take_while(|record| {
-        bytes += length(record.key) + length(record.value) + record.headers.len();
-        bytes <= max_bytes
-    });
-    fits.count()
 }
 
 #[cfg(test)]

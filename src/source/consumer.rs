@@ -123,6 +123,8 @@ fn read(client: &Client, shared: &Shared) -> Result<()> {
     loop {
         if shared.take_attention() || retry_at.is_some_and(|at| Instant::now() >= at) {
             if shared.is_closing() {
+                // The last ones go out even if others are still under way; leaving the group waits for them.
+                client.context().committing.store(false, Ordering::Release);
                 commit(client, shared);
                 return Ok(());
             }
@@ -240,15 +242,14 @@ fn fault(client: &Client, shared: &Shared, error: KafkaError) -> Result<()> {
             shared.reached_end(partition);
         }
         KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => find_lost(client, shared),
-        KafkaError::MessageConsumptionFatal(code) => {
-            let reason = client.client().fatal_error().map_or_else(|| code.to_string(), |(_, reason)| reason);
-            return Err(Error::new(Kind::BrokerUnavailable, format!("Kafka ended this client's membership: {reason}"))
-                .remedy(
-                    "a new client joins by itself; if this repeats, look for two instances with one group.instance.id",
-                ));
+        // Reported with its text through Context::error, unless it is the end.
+        KafkaError::MessageConsumption(_) | KafkaError::MessageConsumptionFatal(_) => {
+            if let Some((_, reason)) = client.client().fatal_error() {
+                let what = format!("Kafka ended this client's membership: {reason}");
+                let remedy = "a new client joins by itself; if this repeats, two instances have one group.instance.id";
+                return Err(Error::new(Kind::BrokerUnavailable, what).remedy(remedy));
+            }
         }
-        // Reported with its text through Context::error already.
-        KafkaError::MessageConsumption(_) => {}
         other => {
             let error = Error::new(Kind::BrokerUnavailable, "can't read from Kafka").source(other);
             shared.trouble("poll".to_owned(), Heals::WithRecords, error);
@@ -314,12 +315,11 @@ impl Context {
         if ids.starts_with("AAAAAAAAAAAAAAAAAAAAAA") {
             return;
         }
-        for (partition, next) in self.shared.reading() {
-            let topic = self.shared.topic();
-            tracing::warn!(topic, partition, next, ids, "topic was deleted and created anew");
-            let what = format!(
-                "topic `{topic}` partition {partition} at offset {next}: the topic was deleted and created anew (id {ids})"
-            );
+        let topic = self.shared.topic();
+        tracing::warn!(topic, ids, "topic was deleted and created anew");
+        for partition in self.shared.partitions() {
+            let what =
+                format!("topic `{topic}` partition {partition}: the topic was deleted and created anew (id {ids})");
             self.shared.lost(partition, what);
         }
     }
@@ -399,6 +399,8 @@ fn trouble(code: RDKafkaErrorCode, reason: &str, topic: &str) -> Option<(Heals, 
         RDKafkaErrorCode::BrokerTransportFailure
         | RDKafkaErrorCode::PartitionEOF
         | RDKafkaErrorCode::AutoOffsetReset
+        | RDKafkaErrorCode::Fatal
+        | RDKafkaErrorCode::FencedInstanceId
         | RDKafkaErrorCode::OperationTimedOut
         | RDKafkaErrorCode::PollExceeded => return None,
         RDKafkaErrorCode::AllBrokersDown => (

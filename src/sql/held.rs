@@ -172,9 +172,12 @@ fn interests(case: &Case<'_>, places: &Places) -> Interests {
     found
 }
 
+/// Rows with the user that each names.
+type RowKeys = Vec<(u32, Key)>;
+
 /// Events that failed or name a user in question, in order, and the rows that name each user. One pass is enough: an event can
 /// only make later ones wait.
-fn candidates(case: &Case<'_>, mut interests: Interests) -> Result<(Vec<Candidate>, Vec<(u32, Key)>)> {
+fn candidates(case: &Case<'_>, mut interests: Interests) -> Result<(Vec<Candidate>, RowKeys)> {
     let texts = KeyTexts::new(case.keys)?;
     let order = case.rows.in_order();
     let mut candidates = Vec::new();

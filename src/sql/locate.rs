@@ -17,7 +17,7 @@ const BUG_REPORT: &str = "This issue was likely caused by a bug in DataFusion's 
 
 /// A parser's span as ours; `None` for an empty one.
 pub(super) fn span(span: tokenizer::Span) -> Option<Span> {
-    (span.start.line > 0).then(|| Span {
+    (span.start.line > 0).then_some(Span {
         line: span.start.line as usize,
         column: span.start.column as usize,
         end_line: span.end.line as usize,

@@ -40,8 +40,6 @@ const ASSUMED_FEW: usize = 64;
 pub(super) struct Step {
     pub(super) name: String,
     pub(super) file: PathBuf,
-    /// Tables and models that it reads directly.
-    pub(super) reads: Vec<String>,
     pub(super) logical: LogicalPlan,
     /// Never executed itself.
     template: Arc<dyn ExecutionPlan>,
@@ -207,7 +205,6 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
     Ok(Step {
         name: model.name.clone(),
         file: model.file.clone(),
-        reads: model.reads().map(str::to_owned).collect(),
         logical,
         template,
         slot,

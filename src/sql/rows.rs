@@ -102,10 +102,6 @@ impl Places {
         Ok(Self { positions })
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.positions.len()
-    }
-
     pub(super) fn all(&self) -> &[Position] {
         &self.positions
     }

@@ -121,27 +121,32 @@ fn revoked_and_halted_partitions_lose_their_buffers_at_once() {
 }
 
 #[test]
-fn a_lost_position_stops_the_partition_and_is_reported_once() {
+fn a_lost_position_stops_the_partition_and_ends_its_generation() {
     let shared = shared();
-    let assignment = start(&shared, 0, 5);
-    shared.lost(0, "gone".into());
+    let old = start(&shared, 0, 5);
     shared.lost(0, "gone".into());
     shared.accept(record(0, 5, b"x"));
     assert_eq!(shared.stats().buffered_events, 0);
-    let report = shared.poll(&limits(9, 99), false);
-    assert!(
-        matches!(report, Some(Polled::PositionLost { assignment: lost, what }) if lost == assignment && what == "gone")
-    );
+    let Some(Polled::PositionLost { assignment, what }) = shared.poll(&limits(9, 99), false) else {
+        panic!("no report")
+    };
+    assert!(assignment.partition == 0 && assignment.generation > old.generation && what == "gone");
     assert!(shared.poll(&limits(9, 99), false).is_none());
+    shared.position(old, 5);
     assert_eq!(shared.changes(), [Change { assignment, remove: true, from: None }]);
+    shared.position(assignment, 7);
+    assert_eq!(shared.changes(), [Change { assignment, remove: true, from: Some(7) }]);
 }
 
 #[test]
 fn the_end_is_told_after_all_records_before_it_and_again_after_new_ones() {
     let shared = shared();
     let assignment = start(&shared, 0, 0);
+    let other = start(&shared, 1, 0);
+    shared.reached_end(1);
     shared.accept(record(0, 0, b"x"));
     shared.reached_end(0);
+    assert!(matches!(shared.poll(&limits(9, 99), true), Some(Polled::AtEnd(ends)) if ends == [other]));
     assert_eq!(batch(&shared, &limits(9, 99)).len(), 1);
     assert!(matches!(shared.poll(&limits(9, 99), false), Some(Polled::AtEnd(ends)) if ends == [assignment]));
     assert!(shared.poll(&limits(9, 99), false).is_none());

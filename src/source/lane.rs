@@ -1,0 +1,121 @@
+//! One assigned partition: what the loop wants of it, and its buffered records.
+
+use std::collections::VecDeque;
+
+use crate::record::{Chunk, RawRecord};
+
+/// A segment is closed above so many records or bytes, so that taking a part of a long buffer copies little.
+const SEGMENT_EVENTS: usize = 16 * 1024;
+const SEGMENT_BYTES: usize = 4 << 20;
+/// Bookkeeping per record in a chunk, which counts as memory, too.
+pub(super) const RECORD_OVERHEAD: usize = 40;
+
+/// One assigned partition.
+pub(super) struct Lane {
+    pub(super) generation: u64,
+    /// Where the loop wants it to be read from; `None` stops it.
+    pub(super) wanted: Option<i64>,
+    /// `wanted` is news that the thread has yet to carry out.
+    pub(super) changed: bool,
+    /// It is in the client's assignment.
+    pub(super) in_client: bool,
+    /// Offset after the last accepted record; records below it are repeats. `None` refuses all.
+    pub(super) next: Option<i64>,
+    pub(super) segments: VecDeque<Chunk>,
+    /// All there is has been received.
+    pub(super) at_end: bool,
+    /// ... and the loop knows.
+    pub(super) end_told: bool,
+    /// Last stable offset, as far as known.
+    pub(super) end: Option<i64>,
+}
+
+impl Lane {
+    pub(super) fn new(generation: u64) -> Self {
+        Self {
+            generation,
+            wanted: None,
+            changed: false,
+            in_client: false,
+            next: None,
+            segments: VecDeque::new(),
+            at_end: false,
+            end_told: false,
+            end: None,
+        }
+    }
+
+    /// Appends a record, which the caller knows to be at `next` or after it; returns the memory that this takes.
+    pub(super) fn push(&mut self, record: RawRecord<'_>, next: i64) -> usize {
+        let full = |chunk: &Chunk| chunk.len() >= SEGMENT_EVENTS || chunk.byte_len() >= SEGMENT_BYTES;
+        let mut chunk = match self.segments.pop_back() {
+            Some(last) if !full(&last) => last,
+            last => {
+                self.segments.extend(last);
+                Chunk::new(record.partition, next)
+            }
+        };
+        let before = memory(&chunk);
+        chunk.push(record);
+        let grown = memory(&chunk) - before;
+        self.segments.push_back(chunk);
+        self.next = Some(record.offset + 1);
+        self.at_end = false;
+        self.end_told = false;
+        grown
+    }
+
+    /// Refuses further records and drops the buffered ones; returns how many records and bytes that were.
+    pub(super) fn stop(&mut self) -> (usize, usize) {
+        self.next = None;
+        self.at_end = false;
+        self.end_told = false;
+        let dropped = self.segments.drain(..);
+        dropped.fold((0, 0), |(events, bytes), chunk| (events + chunk.len(), bytes + memory(&chunk)))
+    }
+
+    /// The first records within the limits, but not fewer than `at_least`.
+    pub(super) fn take(&mut self, max_events: usize, max_bytes: usize, at_least: usize) -> Option<Chunk> {
+        let mut taken: Option<Chunk> = None;
+        while let Some(front) = self.segments.front_mut() {
+            let (events, bytes) = taken.as_ref().map_or((0, 0), |chunk| (chunk.len(), chunk.byte_len()));
+            let count = fitting(front, max_events - events.min(max_events), max_bytes - bytes.min(max_bytes));
+            let count = count.max(at_least.saturating_sub(events));
+            if count == 0 {
+                break;
+            }
+            let whole = count >= front.len();
+            let part = front.split_front(count);
+            if whole {
+                self.segments.pop_front();
+            }
+            match &mut taken {
+                None => taken = Some(part),
+                Some(chunk) => part.records().for_each(|record| chunk.push(record)),
+            }
+            if !whole {
+                break;
+            }
+        }
+        taken
+    }
+}
+
+/// The memory that a chunk's records take.
+pub(super) fn memory(chunk: &Chunk) -> usize {
+    chunk.byte_len() + chunk.len() * RECORD_OVERHEAD
+}
+
+/// How many of the chunk's first records fit.
+fn fitting(chunk: &Chunk, max_events: usize, max_bytes: usize) -> usize {
+    if chunk.len() <= max_events && chunk.byte_len() <= max_bytes {
+        return chunk.len();
+    }
+    let mut bytes = 0;
+    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let fits = chunk.records().take(max_events).take_while(|record| {
+        bytes += length(record.key) + length(record.value) + record.headers.len();
+        bytes <= max_bytes
+    });
+    fits.count()
+}

@@ -1,0 +1,79 @@
+//! The commands that need no server, run as a user runs them.
+
+use std::path::Path;
+
+use crate::support::process::Workspace;
+
+fn shipped_config() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/afterimage.toml")).unwrap()
+}
+
+/// The shipped config with a password in it, so that no variable has to be set.
+fn workspace() -> Workspace {
+    Workspace::new(&shipped_config().replace("${MYSQL_PASSWORD}", "planted-canary"))
+}
+
+#[test]
+fn the_shipped_pipeline_has_no_faults() {
+    let checked = workspace().run(&["check"]);
+    assert_eq!(checked.code(), 0, "{checked:?}");
+    assert!(!checked.stdout.contains("error"), "{checked:?}");
+}
+
+#[test]
+fn faults_of_models_are_all_shown_with_their_places() {
+    let workspace = workspace();
+    let changes = std::fs::read_to_string(workspace.path().join("queries/users/changes.sql")).unwrap();
+    workspace.write("queries/users/changes.sql", &changes.replace("after.country", "after.contry"));
+    workspace.write("queries/users/metrics.sql", "SELECT count(*) AS n FROM acepted");
+    let checked = workspace.run(&["check"]);
+    assert_eq!(checked.code(), 1, "{checked:?}");
+    for text in ["queries/users/changes.sql:", "contry", "country", "queries/users/metrics.sql:1:", "accepted"] {
+        assert!(checked.stdout.contains(text), "{text} is missing in {}", checked.stdout);
+    }
+    let json = workspace.run(&["check", "--format", "json"]);
+    assert_eq!(json.code(), 1);
+    assert!(
+        json.stdout.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok())
+            || serde_json::from_str::<serde_json::Value>(&json.stdout).is_ok(),
+        "{}",
+        json.stdout
+    );
+}
+
+#[test]
+fn a_preview_shows_rows_refusals_holds_and_writes() {
+    let workspace = workspace();
+    let events = [
+        r#"{"op":"c","before":null,"after":{"userId":"1","name":"Ann","email":null,"country":"DE"},"timestamp":1700000000000}"#,
+        r#"{"op":"u","before":{"userId":"1"},"after":{"userId":"2","name":"Ann","email":null,"country":"FR"},"timestamp":1700000001000}"#,
+        r#"{"op":"c","before":null,"after":{"userId":"3","name":"Bob","email":null,"country":"XX"},"timestamp":1700000002000}"#,
+        r#"{"op":"u","before":null,"after":{"userId":"3","name":"Bob","email":null,"country":"DE"},"timestamp":1700000003000}"#,
+        "this is no event",
+    ];
+    workspace.write("events.ndjson", &(events.join("\n") + "\n"));
+    let shown = workspace.run(&["preview", "--events", "events.ndjson"]);
+    assert_eq!(shown.code(), 0, "{shown:?}");
+    for text in [
+        "model enriched",
+        "refused at model by enriched: partition 0 offset 2",
+        "held: partition 0 offset 3",
+        "refused at decode: partition 0 offset 4",
+        "writes that would follow: 1 upserts",
+        "writes that would follow: 1 deletes",
+        "read 5 = ignored 0 + refused 2 + held 1 + accepted 2; changes 3 = upserted 1 + deleted 1 + superseded 1",
+    ] {
+        assert!(shown.stdout.contains(text), "{text:?} is missing in {}", shown.stdout);
+    }
+    assert!(!(shown.stdout + &shown.stderr).contains("planted-canary"));
+}
+
+#[test]
+fn what_does_not_exist_is_an_error_and_no_panic() {
+    let workspace = workspace();
+    let shown = workspace.run(&["preview", "--events", "nowhere.ndjson"]);
+    assert_eq!(shown.code(), 2, "{shown:?}");
+    assert!(shown.stderr.contains("nowhere.ndjson"), "{shown:?}");
+    let checked = workspace.run(&["check", "--config", "nowhere.toml"]);
+    assert_eq!(checked.code(), 1, "{checked:?}");
+}

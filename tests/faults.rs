@@ -1,0 +1,190 @@
+//! Faults on real servers: whatever breaks, nothing is lost, doubled or quarantined by mistake, and all sums balance.
+
+use std::time::Duration;
+
+use afterimage::demo::server::Flavour;
+use afterimage::generate::{Mix, OwnedRecord, Workload};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::on_both_servers;
+use crate::support::mysql::Database;
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::rig::{Rig, Variant};
+use crate::support::servers::start_private;
+
+const LONG: Duration = Duration::from_secs(150);
+
+/// A static member is given its partitions back at once after a kill, instead of after the session timeout.
+fn static_member() -> String {
+    "\"group.instance.id\" = \"one\"".to_owned()
+}
+
+fn small_batches() -> String {
+    "batch = { max_events = 300, max_bytes = \"1MiB\", max_wait = \"1ms\" }".to_owned()
+}
+
+fn harsh(events: u64, users: u32, seed: u64) -> Vec<OwnedRecord> {
+    Workload { events, users, partitions: 2, seed, mix: Mix::harsh(), ..Workload::default() }.records().collect()
+}
+
+/// A rig whose service goes through a proxy.
+async fn behind_a_proxy(server: &afterimage::demo::server::PrivateServer, variant: Variant) -> (Rig, Proxy) {
+    let database = Database::create(server).await;
+    let proxy = Proxy::start(server.port());
+    let url = server.url_through(proxy.port(), &database.name);
+    (Rig::behind(database, &url, variant).await, proxy)
+}
+
+on_both_servers! {
+    async fn killed_at_random_moments_twenty_times(server) {
+        let variant = Variant { pipeline: small_batches(), kafka: static_member(), ..Variant::default() };
+        let mut rig = Rig::new(server, variant).await;
+        let mut records = harsh(24_000, 300, 23).into_iter();
+        let seed = rand::random::<u64>();
+        println!("seed {seed}");
+        let mut random = SmallRng::seed_from_u64(seed);
+        for life in 0..22 {
+            rig.write(records.by_ref().take(1_000)).await;
+            let mut running = rig.start(&format!("life-{life}"));
+            // From before the first poll to the middle of steady work.
+            tokio::time::sleep(Duration::from_millis(random.random_range(20..900))).await;
+            running.kill();
+        }
+        rig.write(records).await;
+        rig.catch_up("last", LONG).await;
+        rig.assert_as_folded().await;
+    }
+
+    async fn killed_at_each_step_of_the_commit(server) {
+        let variant = Variant { pipeline: small_batches(), kafka: static_member(), ..Variant::default() };
+        let (mut rig, proxy) = behind_a_proxy(server, variant).await;
+        let mut records = harsh(9_000, 200, 29).into_iter();
+        let steps = [
+            ("TRUNCATE", Fault::LoseAnswer), ("LOAD DATA", Fault::LoseAnswer), ("START TRANSACTION", Fault::LoseAnswer),
+            ("UPDATE AFTERIMAGE_POSITIONS P JOIN", Fault::LoseAnswer), ("INSERT INTO AFTERIMAGE_TOMBSTONES", Fault::LoseAnswer),
+            ("INSERT INTO `ENRICHED_USER`", Fault::LoseAnswer), ("DELETE T FROM", Fault::LoseAnswer),
+            ("INSERT INTO ERROR_DATA_ENRICHMENT", Fault::LoseAnswer), ("COMMIT", Fault::CutBefore), ("COMMIT", Fault::LoseAnswer),
+        ];
+        for (number, (statement, fault)) in steps.into_iter().enumerate() {
+            rig.write(records.by_ref().take(800)).await;
+            // Adopting commits, too: the step is that of a batch only once the first batch is through.
+            let mut running = rig.start(&format!("step-{number}"));
+            running.wait_for_log("partition begun", LONG).await;
+            let fired = proxy.fired();
+            proxy.arm(statement, fault);
+            rig.write(records.by_ref().take(100)).await;
+            proxy.wait_until_fired(fired + 1, LONG).await;
+            running.kill();
+            proxy.disarm();
+        }
+        rig.catch_up("last", LONG).await;
+        rig.assert_as_folded().await;
+    }
+
+    async fn a_lost_answer_to_commit_is_settled_by_the_positions(server) {
+        let (mut rig, proxy) = behind_a_proxy(server, Variant { pipeline: small_batches(), ..Variant::default() }).await;
+        let mut running = rig.start("run");
+        let mut records = harsh(8_000, 200, 31).into_iter();
+        for round in 0..12 {
+            rig.write(records.by_ref().take(500)).await;
+            let fired = proxy.fired();
+            proxy.arm("COMMIT", [Fault::CutAfter, Fault::CutBefore, Fault::CutDuring][round % 3]);
+            rig.write(records.by_ref().take(100)).await;
+            proxy.wait_until_fired(fired + 1, LONG).await;
+        }
+        rig.write(records).await;
+        rig.wait_until_applied(LONG).await;
+        running.terminate();
+        running.wait_for_code(0, Duration::from_secs(30)).await;
+        assert!(running.log().contains("positions read back"), "{}", running.tail());
+        rig.assert_as_folded().await;
+    }
+
+    async fn transactions_refused_for_a_moment_are_repeated_whole(server) {
+        let (mut rig, proxy) = behind_a_proxy(server, Variant { pipeline: small_batches(), ..Variant::default() }).await;
+        let mut running = rig.start("run");
+        let mut records = harsh(6_000, 200, 37).into_iter();
+        // Deadlock, lock wait, read-only, disk full, shutting down, too many connections, snapshot changed.
+        for code in [1213, 1205, 1290, 1114, 1053, 1040, 1020] {
+            let fired = proxy.fired();
+            proxy.arm("INSERT INTO `ENRICHED_USER`", Fault::Refuse(code));
+            rig.write(records.by_ref().take(600)).await;
+            proxy.wait_until_fired(fired + 1, LONG).await;
+        }
+        rig.write(records).await;
+        rig.wait_until_applied(LONG).await;
+        running.terminate();
+        running.wait_for_code(0, Duration::from_secs(30)).await;
+        rig.assert_as_folded().await;
+    }
+
+    async fn read_only_for_a_while_quarantines_nothing(server) {
+        // A private server: read-only would stop the other tests' writers.
+        let private = start_private(server.flavour(), &[]).await;
+        let database = Database::create(&private).await;
+        let privileges = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, CREATE TEMPORARY TABLES";
+        let url = database.account(privileges).await;
+        let mut rig = Rig::behind(database, &url, Variant { pipeline: small_batches(), ..Variant::default() }).await;
+        let mut running = rig.start("run");
+        let mut records = harsh(6_000, 200, 41).into_iter();
+        rig.write(records.by_ref().take(2_000)).await;
+        rig.wait_until_applied(LONG).await;
+        rig.database.execute("SET GLOBAL read_only = 1").await;
+        rig.write(records.by_ref().take(2_000)).await;
+        running.wait_for_log("waiting", LONG).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        rig.database.execute("SET GLOBAL read_only = 0").await;
+        rig.write(records).await;
+        rig.wait_until_applied(LONG).await;
+        running.terminate();
+        running.wait_for_code(0, Duration::from_secs(30)).await;
+        rig.assert_as_folded().await;
+    }
+
+    async fn a_database_away_for_a_minute_costs_nothing(server) {
+        let mut private = start_private(server.flavour(), &[]).await;
+        let mut rig = Rig::new(&private, Variant { pipeline: small_batches(), ..Variant::default() }).await;
+        let mut running = rig.start("run");
+        let mut records = harsh(9_000, 200, 43).into_iter();
+        rig.write(records.by_ref().take(3_000)).await;
+        running.wait_for_log("batch applied", LONG).await;
+        if server.flavour() == Flavour::MySql { private.stop().await } else { private.kill() }
+        rig.write(records.by_ref().take(3_000)).await;
+        running.wait_for_log("waiting", LONG).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(running.is_running(), "it gave up: {}", running.tail());
+        private.start_again().await.unwrap();
+        rig.write(records).await;
+        rig.wait_until_applied(LONG).await;
+        running.terminate();
+        running.wait_for_code(0, Duration::from_secs(30)).await;
+        rig.assert_as_folded().await;
+    }
+
+    async fn a_zombie_writes_nothing(server) {
+        let kafka = "\"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"1000\"".to_owned();
+        let mut rig = Rig::new(server, Variant { pipeline: small_batches(), kafka, ..Variant::default() }).await;
+        let mut records = harsh(12_000, 200, 47).into_iter();
+        let mut first = rig.start("first");
+        rig.write(records.by_ref().take(3_000)).await;
+        rig.wait_until_applied(LONG).await;
+        let mut second = rig.start("second");
+        second.wait_for_log("partition begun", LONG).await;
+        rig.write(records.by_ref().take(3_000)).await;
+        rig.wait_until_applied(LONG).await;
+        first.pause();
+        rig.write(records.by_ref().take(3_000)).await;
+        // The other one has to be given all partitions before it can apply these.
+        rig.wait_until_applied(LONG).await;
+        first.resume();
+        rig.write(records).await;
+        rig.wait_until_applied(LONG).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for running in [&mut first, &mut second] {
+            running.terminate();
+            running.wait_for_code(0, Duration::from_secs(30)).await;
+        }
+        rig.assert_as_folded().await;
+    }
+}

@@ -1,0 +1,139 @@
+//! A topic, a database and a workspace: everything for one pipeline `users`, as an operator would set it up.
+
+use std::time::Duration;
+
+use afterimage::demo::server::PrivateServer;
+use afterimage::generate::OwnedRecord;
+use afterimage::oracle::{self, Expected, Settings};
+
+use super::kafka::{Broker, Message};
+use super::mysql::Database;
+use super::outcome;
+use super::process::{Running, Workspace};
+use super::servers;
+
+/// How the pipeline of a rig differs from the shipped one.
+#[derive(Debug, Clone)]
+pub struct Variant {
+    pub partitions: i32,
+    /// Further lines of `[pipelines.users]`.
+    pub pipeline: String,
+    /// Further lines of `[kafka.properties]`.
+    pub kafka: String,
+    pub settings: Settings,
+}
+
+impl Default for Variant {
+    fn default() -> Self {
+        Self { partitions: 2, pipeline: String::new(), kafka: String::new(), settings: outcome::settings() }
+    }
+}
+
+/// See the module page.
+pub struct Rig {
+    pub broker: &'static Broker,
+    pub topic: String,
+    pub database: Database,
+    pub workspace: Workspace,
+    pub variant: Variant,
+    /// All records written so far, as the topic has them.
+    pub written: Vec<OwnedRecord>,
+}
+
+impl Rig {
+    pub async fn new(server: &PrivateServer, variant: Variant) -> Self {
+        let database = Database::create(server).await;
+        let url = database.url.clone();
+        Self::behind(database, &url, variant).await
+    }
+
+    /// The same with another address for the service, e.g. a proxy's.
+    pub async fn behind(database: Database, url: &str, variant: Variant) -> Self {
+        let broker = servers::kafka().await;
+        let topic = broker.create_topic(variant.partitions, &[]).await;
+        let workspace = Workspace::new(&config(&broker.brokers(), &topic, url, &variant));
+        let rig = Self { broker, topic, database, workspace, variant, written: Vec::new() };
+        let migrated = rig.workspace.run(&["migrate"]);
+        assert_eq!(migrated.code(), 0, "{migrated:?}");
+        rig
+    }
+
+    /// Writes records to the topic; their offsets become what the topic gives them.
+    pub async fn write(&mut self, records: impl IntoIterator<Item = OwnedRecord>) {
+        let records: Vec<OwnedRecord> = records.into_iter().collect();
+        let messages = records.iter().map(|record| Message {
+            partition: record.partition,
+            key: record.key.clone(),
+            value: record.value.clone(),
+            timestamp: record.timestamp_ms,
+            headers: Vec::new(),
+        });
+        let offsets = self.broker.produce(&self.topic, messages.collect()).await;
+        for (record, offset) in records.into_iter().zip(offsets) {
+            self.written.push(OwnedRecord { offset, ..record });
+        }
+    }
+
+    /// What the fold says of everything written so far.
+    pub fn expected(&self) -> Expected {
+        let mut records: Vec<&OwnedRecord> = self.written.iter().collect();
+        records.sort_by_key(|record| (record.partition, record.offset));
+        oracle::fold(self.variant.settings.clone(), records.into_iter().map(OwnedRecord::as_raw))
+    }
+
+    /// Runs until caught up; it must end well within `deadline`.
+    pub async fn catch_up(&self, name: &str, deadline: Duration) {
+        let mut running = self.workspace.start(name, &["run", "--until-caught-up"]);
+        running.wait_for_code(0, deadline).await;
+    }
+
+    pub fn start(&self, name: &str) -> Running {
+        self.workspace.start(name, &["run"])
+    }
+
+    /// Everything as the fold says.
+    pub async fn assert_as_folded(&self) {
+        outcome::assert_as_folded(&self.database, &self.expected()).await;
+    }
+
+    /// Waits until every record written is behind the stored positions.
+    pub async fn wait_until_applied(&self, deadline: Duration) {
+        let goal: i64 = self.expected().next_offset.values().sum();
+        let started = std::time::Instant::now();
+        loop {
+            let at = self.database.number("SELECT COALESCE(SUM(next_offset), 0) FROM afterimage_positions").await;
+            if at >= goal {
+                return;
+            }
+            assert!(started.elapsed() < deadline, "positions stand at {at} of {goal} after {deadline:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// The config of a rig.
+pub fn config(brokers: &str, topic: &str, url: &str, variant: &Variant) -> String {
+    format!(
+        r#"[kafka]
+brokers = "{brokers}"
+group = "{topic}"
+[kafka.properties]
+{kafka}
+[mysql]
+url = "{url}"
+[http]
+enabled = false
+[pipelines.users]
+topic = "{topic}"
+table = "enriched_user"
+key = ["user_id"]
+max_refused = {{ share = "100%", window = "1m", min_events = 1000000 }}
+{pipeline}
+[pipelines.users.lookups.countries]
+file = "queries/users/lookups/countries.csv"
+key = ["code"]
+"#,
+        kafka = variant.kafka,
+        pipeline = variant.pipeline,
+    )
+}
