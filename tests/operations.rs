@@ -123,7 +123,7 @@ on_both_servers! {
         rig.catch_up("first", LONG).await;
         rig.assert_as_folded().await;
         rig.broker.delete_topic(&rig.topic).await;
-        rig.broker.create_topic_named(&rig.topic, 2, &[]).await;
+        rig.broker.create_topic_named(&rig.topic, 2, &[("retention.ms", "-1")]).await;
         let before = rig.expected();
         rig.write(workload(2_000).records()).await;
         let mut running = rig.workspace.start("second", &["run", "--until-caught-up"]);

@@ -80,13 +80,10 @@ impl Stage {
         Self { create, load, insert }
     }
 
-    /// Empties the stage (creating it on a new session). Must not be called inside a transaction: emptying commits.
+    /// An empty stage. Made anew each time: emptying one by TRUNCATE would need the DROP privilege, and commits.
     pub async fn clear(&self, session: &mut Session) -> Result<(), StatementError> {
-        match session.run(&format!("TRUNCATE TABLE {STAGE}")).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.code == 1146 => session.run(&self.create).await.map(drop),
-            Err(error) => Err(error),
-        }
+        session.run(&format!("DROP TEMPORARY TABLE IF EXISTS {STAGE}")).await?;
+        session.run(&self.create).await.map(drop)
     }
 
     /// Fills the stage with `rows` (see [`crate::work::Evaluation::latest`]); `late[i]` marks rows whose stored version is asked for.

@@ -249,6 +249,8 @@ impl Shared {
                 in_client.push(*partition);
             }
         }
+        // What was dropped may have been what reading was paused for.
+        self.attend();
         if !gone.is_empty() {
             // Reports that these partitions were assigned or lost are true no longer, but harmless: their generation is over.
             self.report(state, Polled::Revoked(gone));

@@ -50,7 +50,8 @@ impl Rig {
     /// The same with another address for the service, e.g. a proxy's.
     pub async fn behind(database: Database, url: &str, variant: Variant) -> Self {
         let broker = servers::kafka().await;
-        let topic = broker.create_topic(variant.partitions, &[]).await;
+        // Generated events are years old: the broker would expire them.
+        let topic = broker.create_topic(variant.partitions, &[("retention.ms", "-1")]).await;
         let workspace = Workspace::new(&config(&broker.brokers(), &topic, url, &variant));
         let rig = Self { broker, topic, database, workspace, variant, written: Vec::new() };
         let migrated = rig.workspace.run(&["migrate"]);

@@ -175,6 +175,21 @@ fn reading_pauses_above_the_mark_and_resumes_below_half_of_it() {
 }
 
 #[test]
+fn a_revoked_partition_takes_the_pause_along_that_it_caused() {
+    let shared = Shared::new(&options(10, 1 << 20));
+    start(&shared, 0, 0);
+    start(&shared, 1, 0);
+    for offset in 0..11 {
+        shared.accept(record(0, offset, b"x"));
+    }
+    assert!(matches!(shared.pressure(), Some(Pressure::Pause(_))));
+    shared.take_attention();
+    shared.revoked(&[0]);
+    assert!(shared.take_attention(), "nobody else would look at the pressure again");
+    assert_eq!(shared.pressure(), Some(Pressure::Resume(vec![1])));
+}
+
+#[test]
 fn trouble_is_reported_once_until_it_is_over() {
     let shared = shared();
     let error = |what: &str| Error::new(Kind::BrokerUnavailable, what);
