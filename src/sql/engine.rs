@@ -205,11 +205,10 @@ impl Engine {
         for refusal in input.decode_refused.iter().chain(input.forced) {
             why.entry(refusal.position).or_insert_with(|| Refusal { keys: Vec::new(), ..refusal.clone() });
         }
-        let mut outside: BTreeMap<Position, Vec<Key>> = self.users_of(&input.salvage).await?;
-        outside.retain(|position, _| input.decode_refused.iter().any(|refusal| refusal.position == *position));
-        for refusal in input.decode_refused {
-            outside.entry(refusal.position).or_default();
-        }
+        let mut users = self.users_of(&input.salvage).await?;
+        let refused = input.decode_refused.iter().map(|refusal| refusal.position);
+        let mut outside: BTreeMap<Position, Vec<Key>> =
+            refused.map(|position| (position, users.remove(&position).unwrap_or_default())).collect();
         let mut events = input.events.clone();
         loop {
             let known = why.len();

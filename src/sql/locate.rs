@@ -11,6 +11,10 @@ use datafusion::sql::sqlparser::tokenizer::{self, Token, Tokenizer};
 
 use crate::diagnostic::{Diagnostic, Span, did_you_mean};
 
+/// What the SQL engine adds to errors that it didn't foresee.
+const BUG_REPORT: &str = "This issue was likely caused by a bug in DataFusion's code. Please help us to resolve this by filing a \
+                          bug report in our issue tracker: https://github.com/apache/datafusion/issues.";
+
 /// A parser's span as ours; `None` for an empty one.
 pub(super) fn span(span: tokenizer::Span) -> Option<Span> {
     (span.start.line > 0).then_some(Span {
@@ -89,6 +93,9 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
     if let Some(field) = between(&text, "Field ", " not found in struct") {
         return struct_field(file, sql, field, fields);
     }
+    if let Some(call) = between(&text, "argument types '", "'") {
+        return no_such_call(file, sql, call, &text);
+    }
     let code = code(&text);
     let Some(found) = error.diagnostic() else {
         let fault = Diagnostic::error(code, text.clone()).file(file).span(guess(sql, &text));
@@ -104,10 +111,11 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
         end_column: span.end.column as usize,
     });
     let fault = Diagnostic::error(code, lower_first(&found.message)).file(file).span(place);
-    // The error's text often says what the diagnostic doesn't: "Did you mean 'e.country'?".
     let mut helps: Vec<String> = found.helps.iter().map(|help| help.message.clone()).collect();
     helps.extend(found.notes.iter().map(|note| note.message.clone()));
+    // The error's text often says what the diagnostic doesn't: "Did you mean 'e.country'?".
     if let Some(meant) = between(&text, "Did you mean '", "'?") {
+        helps.retain(|help| !help.to_lowercase().starts_with("possible"));
         helps.insert(0, format!("did you mean \"{meant}\"?"));
     }
     if helps.is_empty() && !text.is_empty() && !text.contains(&found.message) {
@@ -115,7 +123,7 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
     }
     match helps.is_empty() {
         true => fault,
-        false => fault.help(helps.join("; ")),
+        false => fault.help(helps.iter().map(|help| lower_first(help)).collect::<Vec<_>>().join("; ")),
     }
 }
 
@@ -123,6 +131,16 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
 pub(super) fn on_empty_batch(file: &Path, sql: &str, error: &DataFusionError) -> Diagnostic {
     let text = plain(error);
     Diagnostic::error("AI0114", format!("the model fails on an empty batch: {text}")).file(file).span(guess(sql, &text))
+}
+
+/// A function that is there, but not for these arguments.
+fn no_such_call(file: &Path, sql: &str, call: &str, text: &str) -> Diagnostic {
+    let name = call.split('(').next().unwrap_or(call);
+    let fault = Diagnostic::error("AI0113", format!("there is no {call}")).file(file).span(word_any_case(sql, name));
+    match text.split_once("Candidate functions:") {
+        Some((_, candidates)) => fault.help(format!("there is {}", candidates.trim().replace(") ", "), "))),
+        None => fault,
+    }
 }
 
 fn struct_field(file: &Path, sql: &str, field: &str, fields: &[String]) -> Diagnostic {
@@ -146,7 +164,12 @@ fn code(text: &str) -> &'static str {
         "AI0109"
     } else if has("ambiguous") {
         "AI0112"
-    } else if has("cannot cast") || has("cast error") || has("parser error: error parsing") || has("parse error") {
+    } else if has("cannot cast")
+        || has("cast error")
+        || has("parser error: error parsing")
+        || has("parse error")
+        || has("error parsing")
+    {
         "AI0114"
     } else {
         "AI0113"
@@ -165,9 +188,21 @@ pub(super) fn plain(error: &DataFusionError) -> String {
         other => other,
     };
     let mut text = root.find_root().strip_backtrace();
-    for prefix in ["Error during planning: ", "SQL error: ", "Execution error: ", "Arrow error: ", "Schema error: "] {
+    let prefixes = [
+        "Error during planning: ",
+        "Internal error: ",
+        "SQL error: ",
+        "Execution error: ",
+        "Arrow error: ",
+        "Schema error: ",
+        "Parser error: ",
+        "Cast error: ",
+    ];
+    for prefix in prefixes {
         text = text.trim_start_matches(prefix).to_owned();
     }
+    // The SQL engine calls each mistake that it didn't foresee a bug of its own.
+    text = text.split_whitespace().collect::<Vec<_>>().join(" ").replace(BUG_REPORT, "");
     if let Some(inner) = between(&text, "ParserError(\"", "\")") {
         text = inner.to_owned();
     } else if let Some(inner) = between(&text, "TokenizerError(\"", "\")") {
@@ -191,7 +226,11 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     rest.split_once(after).map(|(found, _)| found)
 }
 
+/// The text with a small first letter, unless it begins with a word in capitals.
 fn lower_first(text: &str) -> String {
+    if text.chars().nth(1).is_some_and(char::is_uppercase) {
+        return text.to_owned();
+    }
     let mut letters = text.chars();
     match letters.next() {
         Some(first) => first.to_lowercase().chain(letters).collect(),

@@ -85,6 +85,18 @@ async fn an_unknown_function_is_placed_and_the_one_meant_is_named() {
 }
 
 #[tokio::test]
+async fn a_function_without_a_form_for_its_arguments_is_placed_in_plain_words() {
+    let found = one("metrics", "COUNT(DISTINCT country)", "SUM(country)").await;
+    let place = place("metrics", "COUNT(DISTINCT country)", "SUM(country)", "SUM");
+    assert!(
+        found.starts_with(&format!("AI0113 metrics.sql:{place} there is no sum(Utf8) [there is sum(Decimal), ")),
+        "{found}"
+    );
+    let found = one("enriched", "c.email,", "upper(c.email, 1) AS email,").await;
+    assert!(found.contains("there is no upper(Utf8, Int64) [there is upper(String)]"), "{found}");
+}
+
+#[tokio::test]
 async fn an_ambiguous_column_is_placed() {
     let found = one("enriched", "    c.name,", "    name,").await;
     let place = place("enriched", "    c.name,", "    name,", "name,\n    c.email");
