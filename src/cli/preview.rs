@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Write;
+use std::path::Path;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -40,7 +41,9 @@ async fn preview(args: &PreviewArgs) -> std::result::Result<Exit, Exit> {
         TimestampUnit::Microsecond => 1_000_000,
         TimestampUnit::Nanosecond => 1_000_000_000,
     };
-    let records = read_events_file(&args.events, ticks_per_second).map_err(|error| load::fail(&error))?;
+    let standard_input = Path::new("/dev/stdin");
+    let events = if args.events == Path::new("-") { standard_input } else { args.events.as_path() };
+    let records = read_events_file(events, ticks_per_second).map_err(|error| load::fail(&error))?;
     let mut decoder = service::decoder(pipeline, &schema);
     let shown = async {
         let decoded = decoder.decode(records.iter().map(OwnedRecord::as_raw))?;

@@ -11,7 +11,7 @@ pub async fn run(command: &QuarantineCommand) -> Exit {
         QuarantineCommand::List(args) => list(args).await,
         QuarantineCommand::Show(args) => show(args).await,
         QuarantineCommand::Retry(args) => mark(args, "retry", &["refused"]).await,
-        QuarantineCommand::Discard(args) => mark(args, "discard", &["refused", "retry", "held"]).await,
+        QuarantineCommand::Discard(args) => mark(args, "discard", &["refused", "retry"]).await,
     };
     done.map_or_else(|exit| exit, |()| Exit::Done)
 }
@@ -78,9 +78,9 @@ async fn mark(args: &QuarantineMarkArgs, state: &str, from: &[&str]) -> Result<(
     let pipeline = load::pipeline(&config, args.pipeline.as_deref())?.name.clone();
     let mut session = load::session(&config).await?;
     let mut from: Vec<String> = from.iter().map(|state| (*state).to_owned()).collect();
-    if args.all {
-        // Everything at once means what was refused; what waits behind it follows by itself.
-        from.retain(|state| state == "refused");
+    if args.offset.is_some() && state == "discard" {
+        // What merely waits is given up only where it is named itself.
+        from.push("held".to_owned());
     }
     let selection = Selection {
         key: args.key.clone(),

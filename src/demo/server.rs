@@ -65,6 +65,16 @@ impl Program {
         Err(last.unwrap_or_else(|| Error::new(Kind::Bug, "no program was tried")))
     }
 
+    /// The MySQL server on the PATH.
+    pub fn mysql() -> Result<Self> {
+        let Some(program) = find_program("mysqld") else {
+            return Err(
+                Error::new(Kind::Config, "no mysqld on the PATH").remedy("install a MySQL server, or use MariaDB")
+            );
+        };
+        Self::of(words(&[program, "--no-defaults".into()]), None)
+    }
+
     /// The MariaDB server on the PATH.
     pub fn mariadb() -> Result<Self> {
         let Some(program) = find_program("mariadbd") else {

@@ -80,6 +80,8 @@ impl Pipeline {
             let next = policy::after(error.kind);
             tracing::debug!(pipeline = self.settings.name, attempt, ?next, %error, "transaction not applied");
             match next {
+                // A lock that somebody holds for long is worth knowing about.
+                Move::Repeat if attempt >= 5 => self.health.enter(State::Waiting, &error.to_string()),
                 Move::Repeat => {}
                 Move::Wait | Move::WaitForOperator => self.health.enter(State::Waiting, &error.to_string()),
                 Move::ReadBack => match self.read_back(work, &error).await {

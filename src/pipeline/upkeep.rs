@@ -206,8 +206,8 @@ impl Pipeline {
         summary.decode_ms += ms(times.decode);
         summary.sql_ms += ms(times.sql);
         summary.sink_ms += ms(times.sink);
-        if !evaluation.metrics.is_empty() {
-            summary.extra = Some(serde_json::Value::Object(evaluation.metrics.clone()).to_string());
+        if let Some(figures) = summary_figures(evaluation) {
+            summary.extra = Some(figures);
         }
         let buffered = self.stations.source.stats().buffered_bytes;
         self.health.update(|snapshot| {
@@ -235,6 +235,7 @@ impl Pipeline {
             lag,
             freshness_ms = freshness,
             retries = committed.retries,
+            figures = summary_figures(evaluation),
             "batch applied"
         );
     }
@@ -290,6 +291,11 @@ impl Pipeline {
             tracing::warn!(pipeline = self.settings.name, reason = %error, "the interval's row could not be written");
         }
     }
+}
+
+/// The model `metrics`' figures as JSON, if there are any.
+fn summary_figures(evaluation: &Evaluation) -> Option<String> {
+    (!evaluation.metrics.is_empty()).then(|| serde_json::Value::Object(evaluation.metrics.clone()).to_string())
 }
 
 /// Microseconds since 1970 UTC.

@@ -46,7 +46,7 @@ impl Stage {
             ddl.push(format!("{} {} {null}", identifier(&column.name), column.ddl_type));
         }
         let create = format!(
-            "CREATE TEMPORARY TABLE {STAGE} (`__row` INT NOT NULL, `__late` TINYINT NOT NULL, `__row_key` VARBINARY({MAX_KEY_BYTES}) NOT NULL, \
+            "CREATE TEMPORARY TABLE {STAGE} (`__row` INT NOT NULL PRIMARY KEY, `__late` TINYINT NOT NULL, `__row_key` VARBINARY({MAX_KEY_BYTES}) NOT NULL, \
              `__op` CHAR(1) CHARACTER SET ascii NOT NULL, {}, `cdc_ts` BIGINT NOT NULL, `cdc_partition` INT NOT NULL, `cdc_offset` BIGINT NOT NULL) \
              ENGINE=InnoDB",
             ddl.join(", ")

@@ -61,13 +61,14 @@ impl Selection {
     fn condition(&self, pipeline: &str) -> String {
         let mut parts = vec![format!("pipeline = {}", text_ascii(pipeline))];
         if let Some(key) = &self.key {
-            // `keys` holds JSON arrays of key tuples, e.g. [["123"]].
-            let exact = serde_json::Value::String(key.clone()).to_string();
-            parts.push(format!(
-                "(LOCATE({}, event_keys) > 0 OR LOCATE({}, event_keys) > 0)",
-                text(&format!("[{exact}")),
-                text(&format!("[{key}"))
-            ));
+            // `event_keys` holds an array of keys, each an array of its columns' values: only a whole key matches.
+            let texts = if key.starts_with('[') {
+                vec![key.clone()]
+            } else {
+                vec![format!("[{}]", serde_json::Value::String(key.clone())), format!("[{key}]")]
+            };
+            let found: Vec<String> = texts.iter().map(|key| format!("LOCATE({}, event_keys) > 0", text(key))).collect();
+            parts.push(format!("({})", found.join(" OR ")));
         }
         if let Some(position) = self.position {
             parts.push(format!("kafka_partition = {} AND kafka_offset = {}", position.partition, position.offset));
