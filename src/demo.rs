@@ -137,6 +137,19 @@ async fn start(config: &Config) -> Result<Service> {
     Service::start(config, false).await.map_err(|faults| first(&faults))
 }
 
+/// Waits until the service has been given all partitions, which takes a moment in a fresh group.
+async fn joined(health: &Health) -> Result<()> {
+    println!("waiting for the service to join the consumer group");
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while health.snapshot().owned.len() < PARTITIONS as usize {
+        if Instant::now() > give_up {
+            return Err(trouble("the service was given no partitions"));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
 /// Sends all records and waits until the positions are behind the last of them.
 async fn stream(
     broker: &EmbeddedBroker,

@@ -137,7 +137,7 @@ pub(super) static MYSQL: Section = Section {
 
 pub(super) static HTTP: Section = Section {
     path: "http",
-    doc: "Metrics, health and the web page.",
+    doc: "Metrics, health and status.",
     keys: &[
         key("enabled", Kind::Flag, Absent::Default("true"), "Whether to listen at all."),
         key(
