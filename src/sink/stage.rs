@@ -193,12 +193,11 @@ impl RowFault {
     pub fn from_message(code: i64, message: &str, first: usize) -> Option<Self> {
         let (_, tail) = message.rsplit_once("row ")?;
         let number: usize = tail.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+        // MySQL writes 'column', MariaDB `database`.`table`.`column`.
         let column = message
-            .rsplit_once("olumn '")
-            .or_else(|| message.rsplit_once("olumn `"))
-            .and_then(|(_, rest)| rest.split(['\'', '`']).next().map(str::to_owned))
-            // MariaDB writes `database`.`table`.`column`.
-            .or_else(|| message.split('`').nth(5).map(str::to_owned));
+            .rsplit_once("olumn ")
+            .and_then(|(_, rest)| rest.split(" at row ").next()?.split(['\'', '`']).rfind(|part| !part.is_empty()))
+            .map(str::to_owned);
         Some(Self {
             row: first + number.checked_sub(1)?,
             column,

@@ -6,7 +6,6 @@
 //! and puts it in again, which also is the only way to revive a partition after an offset out of range.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,8 +27,7 @@ use crate::record::RawRecord;
 
 /// How long a poll waits when nothing arrives: bounds how late the loop's wishes are carried out.
 const POLL: Duration = Duration::from_millis(10);
-/// Commits for lag tools: at most one at a time, and not more often than this. librdkafka starts no partition while one is
-/// under way.
+/// Commits for lag tools are not sent more often than this: librdkafka starts no partition while one is under way.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Before a client that has died is replaced, and before a failed change is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -70,7 +68,7 @@ impl Drop for Alarm {
 }
 
 fn connect(config: &ClientConfig, shared: &Arc<Shared>) -> Result<Client> {
-    let context = Context { shared: Arc::clone(shared), committing: AtomicBool::new(false) };
+    let context = Context { shared: Arc::clone(shared) };
     let client: Client = config.create_with_context(context).map_err(|error| {
         // A KafkaError's own text can repeat the property's value.
         let what = match error {
@@ -123,8 +121,7 @@ fn read(client: &Client, shared: &Shared) -> Result<()> {
     loop {
         if shared.take_attention() || retry_at.is_some_and(|at| Instant::now() >= at) {
             if shared.is_closing() {
-                // The last ones go out even if others are still under way; leaving the group waits for them.
-                client.context().committing.store(false, Ordering::Release);
+                // Leaving the group waits for it.
                 commit(client, shared);
                 return Ok(());
             }
@@ -213,10 +210,6 @@ fn relieve(client: &Client, shared: &Shared) {
 }
 
 fn commit(client: &Client, shared: &Shared) {
-    let context = client.context();
-    if context.committing.load(Ordering::Acquire) {
-        return;
-    }
     let applied = shared.take_applied();
     if applied.is_empty() {
         return;
@@ -227,9 +220,7 @@ fn commit(client: &Client, shared: &Shared) {
             shared.count_commit_error();
         }
     }
-    context.committing.store(true, Ordering::Release);
     if client.commit(&offsets, CommitMode::Async).is_err() {
-        context.committing.store(false, Ordering::Release);
         shared.count_commit_error();
     }
 }
@@ -301,8 +292,6 @@ fn list(topic: &str, partitions: &[Partition]) -> TopicPartitionList {
 /// The client's callbacks. All are called by the polling thread, inside of a poll.
 pub(super) struct Context {
     shared: Arc<Shared>,
-    /// A commit is under way.
-    committing: AtomicBool,
 }
 
 impl Context {
@@ -329,6 +318,11 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         match level {
             RDKafkaLogLevel::Debug => self.notice_other_topic(line),
+            // Commits are sent without asking for an answer, so that only the log tells of a failure.
+            _ if facility == "COMMITFAIL" => {
+                tracing::debug!(target: "librdkafka", facility, line);
+                self.shared.count_commit_error();
+            }
             // Failing connections are reported as trouble once; the lines repeat at every attempt.
             _ if facility == "FAIL" || facility == "ERROR" => tracing::debug!(target: "librdkafka", facility, line),
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => tracing::debug!(target: "librdkafka", facility, line),
@@ -379,14 +373,6 @@ impl ConsumerContext for Context {
         // Called also with nothing to take out: the group waits for it.
         if let Err(error) = client.incremental_unassign(&list(topic, &in_client)) {
             tracing::warn!(topic, error = %error, "revocation can't be acknowledged");
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        self.committing.store(false, Ordering::Release);
-        if let Err(error) = result {
-            tracing::debug!(topic = self.shared.topic(), error = %error, "offset commit for lag tools failed");
-            self.shared.count_commit_error();
         }
     }
 }
