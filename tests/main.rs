@@ -5,6 +5,7 @@
 mod cli;
 mod faults;
 mod fixtures;
+mod offline;
 mod operations;
 mod road;
 mod servers;
