@@ -80,6 +80,7 @@ pub async fn run(options: &Options) -> Result<Comparison> {
     let records: Vec<OwnedRecord> = workload.records().collect();
     let service = start(&config).await?;
     let health = service.health.first().cloned().ok_or_else(|| trouble("no pipeline was started"))?;
+    joined(&health).await?;
     println!(
         "streaming {} changes of {} users: late, repeated, key-changing, failing ones among them",
         records.len(),

@@ -16,7 +16,7 @@ pub async fn run(args: &GenerateArgs) -> Exit {
     };
     let workload = Workload {
         events: args.events,
-        users: u32::try_from(args.users).unwrap_or(u32::MAX),
+        users: args.users,
         partitions: args.partitions,
         seed: args.seed,
         mix,

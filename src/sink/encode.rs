@@ -3,6 +3,8 @@
 //! A value is written exactly or refused ([`RowFault`]); nothing is rounded, cut or clamped here. Times are UTC. Text is escaped
 //! where it can end a field: TAB, LF, backslash and NUL in lines; quote, backslash and NUL in literals.
 
+use std::io::Write;
+
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, DecimalType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
@@ -58,13 +60,11 @@ impl<'a> Rows<'a> {
     fn write(&self, out: &mut Vec<u8>, row: usize, form: Form) -> Result<(), RowFault> {
         let separator = if form == Form::Field { b'\t' } else { b',' };
         let deleted = self.deleted.is_valid(row) && self.deleted.value(row);
-        out.extend_from_slice(row.to_string().as_bytes());
+        write_number(out, row);
         out.push(separator);
         out.push(if self.late.get(row).copied().unwrap_or(false) { b'1' } else { b'0' });
         out.push(separator);
-        let mut key = Vec::new();
-        self.write_key(&mut key, row)?;
-        write_bytes(out, &key, form);
+        self.write_key(out, row, form)?;
         out.push(separator);
         out.extend_from_slice(match (deleted, form) {
             (true, Form::Field) => b"d",
@@ -95,36 +95,56 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// The key as one string of bytes: a single column's text as it is; several columns' texts joined by two NULs, a NUL within one
-    /// written as NUL FF, so that different keys are different bytes.
-    fn write_key(&self, out: &mut Vec<u8>, row: usize) -> Result<(), RowFault> {
-        for (index, (name, array, _)) in self.columns.iter().take(self.key_len).enumerate() {
-            let fault = |reason| RowFault { row, column: Some((*name).to_owned()), reason };
-            if array.is_null(row) {
-                return Err(fault("a key is NULL".to_owned()));
-            }
-            if index > 0 {
-                out.extend_from_slice(&[0, 0]);
-            }
-            let mut part = Vec::new();
-            match array.data_type() {
-                DataType::Utf8 => part.extend_from_slice(array.as_string::<i32>().value(row).as_bytes()),
-                DataType::Binary => part.extend_from_slice(array.as_binary::<i32>().value(row)),
-                _ => write_value(&mut part, array, row, Holds::Other, Form::Field).map_err(fault)?,
-            }
-            if self.key_len == 1 {
-                out.append(&mut part);
-            } else {
-                for byte in part {
-                    out.push(byte);
-                    if byte == 0 {
-                        out.push(0xff);
-                    }
-                }
+    /// The key as one text, different for different keys: a single column's value as it is (bytes in hexadecimal); several columns'
+    /// values joined by two NULs, a NUL within one followed by U+0001.
+    fn write_key(&self, out: &mut Vec<u8>, row: usize, form: Form) -> Result<(), RowFault> {
+        let [(name, array, _)] = &self.columns[..self.key_len] else { return self.write_joined_key(out, row, form) };
+        if array.is_null(row) {
+            return Err(null_key(row, name));
+        }
+        match array.data_type() {
+            DataType::Utf8 => write_text(out, array.as_string::<i32>().value(row), form),
+            _ => {
+                let part = self.key_part(row, 0)?;
+                write_text(out, &part, form);
             }
         }
         Ok(())
     }
+
+    fn write_joined_key(&self, out: &mut Vec<u8>, row: usize, form: Form) -> Result<(), RowFault> {
+        let mut key = String::new();
+        for column in 0..self.key_len {
+            if column > 0 {
+                key.push_str("\0\0");
+            }
+            key.push_str(&self.key_part(row, column)?.replace('\0', "\0\u{1}"));
+        }
+        write_text(out, &key, form);
+        Ok(())
+    }
+
+    /// One key column's value as text.
+    fn key_part(&self, row: usize, column: usize) -> Result<String, RowFault> {
+        let (name, array, _) = &self.columns[column];
+        if array.is_null(row) {
+            return Err(null_key(row, name));
+        }
+        if array.data_type() == &DataType::Utf8 {
+            return Ok(array.as_string::<i32>().value(row).to_owned());
+        }
+        let mut part = Vec::new();
+        write_value(&mut part, array, row, Holds::Other, Form::Field).map_err(|reason| RowFault {
+            row,
+            column: Some((*name).to_owned()),
+            reason,
+        })?;
+        Ok(String::from_utf8_lossy(&part).into_owned())
+    }
+}
+
+fn null_key(row: usize, name: &str) -> RowFault {
+    RowFault { row, column: Some(name.to_owned()), reason: "a key is NULL".to_owned() }
 }
 
 /// A batch as the text of a `LOAD DATA` file.
@@ -169,34 +189,32 @@ fn write_value(out: &mut Vec<u8>, array: &ArrayRef, row: usize, holds: Holds, fo
         out.extend_from_slice(if form == Form::Field { b"\\N" } else { b"NULL" });
         return Ok(());
     }
-    let mut number = |text: String| out.extend_from_slice(text.as_bytes());
     match array.data_type() {
         DataType::Utf8 => write_text(out, array.as_string::<i32>().value(row), form),
         DataType::LargeUtf8 => write_text(out, array.as_string::<i64>().value(row), form),
         DataType::Utf8View => write_text(out, array.as_string_view().value(row), form),
-        DataType::Int8 => number(array.as_primitive::<Int8Type>().value(row).to_string()),
-        DataType::Int16 => number(array.as_primitive::<Int16Type>().value(row).to_string()),
-        DataType::Int32 => number(array.as_primitive::<Int32Type>().value(row).to_string()),
-        DataType::Int64 => number(array.as_primitive::<Int64Type>().value(row).to_string()),
-        DataType::UInt8 => number(array.as_primitive::<UInt8Type>().value(row).to_string()),
-        DataType::UInt16 => number(array.as_primitive::<UInt16Type>().value(row).to_string()),
-        DataType::UInt32 => number(array.as_primitive::<UInt32Type>().value(row).to_string()),
-        DataType::UInt64 => number(array.as_primitive::<UInt64Type>().value(row).to_string()),
+        DataType::Int8 => write_number(out, array.as_primitive::<Int8Type>().value(row)),
+        DataType::Int16 => write_number(out, array.as_primitive::<Int16Type>().value(row)),
+        DataType::Int32 => write_number(out, array.as_primitive::<Int32Type>().value(row)),
+        DataType::Int64 => write_number(out, array.as_primitive::<Int64Type>().value(row)),
+        DataType::UInt8 => write_number(out, array.as_primitive::<UInt8Type>().value(row)),
+        DataType::UInt16 => write_number(out, array.as_primitive::<UInt16Type>().value(row)),
+        DataType::UInt32 => write_number(out, array.as_primitive::<UInt32Type>().value(row)),
+        DataType::UInt64 => write_number(out, array.as_primitive::<UInt64Type>().value(row)),
         DataType::Float32 => {
             let value = array.as_primitive::<Float32Type>().value(row);
-            number(finite(f64::from(value), value.to_string())?);
+            write_number(out, finite(f64::from(value), value.to_string())?);
         }
         DataType::Float64 => {
             let value = array.as_primitive::<Float64Type>().value(row);
-            number(finite(value, format!("{value:?}"))?);
+            write_number(out, finite(value, format!("{value:?}"))?);
         }
         DataType::Boolean => out.push(if array.as_boolean().value(row) { b'1' } else { b'0' }),
         DataType::Decimal128(precision, scale) => {
-            number(Decimal128Type::format_decimal(
-                array.as_primitive::<Decimal128Type>().value(row),
-                *precision,
-                *scale,
-            ));
+            write_number(
+                out,
+                Decimal128Type::format_decimal(array.as_primitive::<Decimal128Type>().value(row), *precision, *scale),
+            );
         }
         DataType::Date32 => {
             let days = i64::from(array.as_primitive::<Date32Type>().value(row));
@@ -251,6 +269,11 @@ fn instant(ns: i128) -> Result<jiff::Timestamp, String> {
 
 fn finite(value: f64, text: String) -> Result<String, String> {
     if value.is_finite() { Ok(text) } else { Err("the number is not finite".to_owned()) }
+}
+
+fn write_number(out: &mut Vec<u8>, number: impl std::fmt::Display) {
+    // Writing to memory cannot fail.
+    let _ = write!(out, "{number}");
 }
 
 fn write_quoted(out: &mut Vec<u8>, text: &str, form: Form) {
@@ -353,7 +376,7 @@ mod tests {
     fn a_line_escapes_what_could_end_a_field() {
         let lines = Lines::encode(&target(), &rows("a\tb\\c\nd", 1_700_000_000_123_000_000, false), &[true]).unwrap();
         let text = std::str::from_utf8(&lines).unwrap();
-        assert_eq!(text, "0\t1\t6109625c630a64\tu\ta\\tb\\\\c\\nd\t2023-11-14 22:13:20.123\t7\t1\t3\n");
+        assert_eq!(text, "0\t1\ta\\tb\\\\c\\nd\tu\ta\\tb\\\\c\\nd\t2023-11-14 22:13:20.123\t7\t1\t3\n");
     }
 
     #[test]
@@ -361,7 +384,7 @@ mod tests {
         let (target, rows) = (target(), rows("o'k\\", 0, true));
         let mut sql = String::new();
         Literals::new(&target, &rows, &[false]).unwrap().push_row(&mut sql, 0).unwrap();
-        assert_eq!(sql, "(0,0,x'6f276b5c','d','o\\'k\\\\',NULL,7,1,3)");
+        assert_eq!(sql, "(0,0,'o\\'k\\\\','d','o\\'k\\\\',NULL,7,1,3)");
     }
 
     #[test]
@@ -386,7 +409,7 @@ mod tests {
             ])
             .unwrap();
             let mut key = Vec::new();
-            Rows::new(&target, &batch, &[]).unwrap().write_key(&mut key, 0).unwrap();
+            Rows::new(&target, &batch, &[]).unwrap().write_key(&mut key, 0, Form::Field).unwrap();
             key
         };
         assert_ne!(join("a\0", "b"), join("a", "\0b"));

@@ -52,9 +52,8 @@ impl Stage {
             ddl.join(", ")
         );
         // Bytes travel in hexadecimal: a file in utf8mb4 can't carry them, and CHARACTER SET binary breaks JSON columns.
-        let mut sets = vec!["`__row_key` = UNHEX(@k)".to_owned()];
-        let mut fields: Vec<String> =
-            EXTRA.iter().map(|name| if *name == "__row_key" { "@k".to_owned() } else { identifier(name) }).collect();
+        let mut sets: Vec<String> = Vec::new();
+        let mut fields: Vec<String> = EXTRA.iter().map(|name| identifier(name)).collect();
         for (index, column) in target.columns.iter().enumerate() {
             if matches!(column.holds, Holds::Bytes { .. }) {
                 fields.push(format!("@b{index}"));
@@ -66,9 +65,9 @@ impl Stage {
         fields.extend(["`cdc_ts`", "`cdc_partition`", "`cdc_offset`"].map(str::to_owned));
         let load = format!(
             "LOAD DATA LOCAL INFILE 'rows' INTO TABLE {STAGE} CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' \
-             LINES TERMINATED BY '\\n' ({}) SET {}",
+             LINES TERMINATED BY '\\n' ({}){}",
             fields.join(", "),
-            sets.join(", ")
+            if sets.is_empty() { String::new() } else { format!(" SET {}", sets.join(", ")) }
         );
         let names: Vec<String> = EXTRA
             .iter()
