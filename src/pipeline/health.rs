@@ -39,38 +39,10 @@ pub struct Snapshot {
     pub transactions: u64,
     pub retries: u64,
     /// Sums since this process started; the tables hold the exact ones.
-    pub totals: Totals,
+    pub totals: SumChanges,
     pub out_of_order: u64,
     /// Fields that no schema knows, with how many events carried them.
     pub unmapped: BTreeMap<String, u64>,
-}
-
-/// Serializable form of [`SumChanges`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
-    pub read: i64,
-    pub ignored: i64,
-    pub refused: i64,
-    pub held: i64,
-    pub accepted: i64,
-    pub changes: i64,
-    pub upserted: i64,
-    pub deleted: i64,
-    pub superseded: i64,
-}
-
-impl Totals {
-    pub fn add(&mut self, sums: &SumChanges) {
-        self.read += sums.read;
-        self.ignored += sums.ignored;
-        self.refused += sums.refused;
-        self.held += sums.held;
-        self.accepted += sums.accepted;
-        self.changes += sums.changes;
-        self.upserted += sums.upserted;
-        self.deleted += sums.deleted;
-        self.superseded += sums.superseded;
-    }
 }
 
 /// Shared handle to one pipeline's [`Snapshot`].
@@ -91,7 +63,7 @@ impl Health {
             buffered_bytes: 0,
             transactions: 0,
             retries: 0,
-            totals: Totals::default(),
+            totals: SumChanges::default(),
             out_of_order: 0,
             unmapped: BTreeMap::new(),
         })))

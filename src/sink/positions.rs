@@ -47,7 +47,7 @@ pub struct Advance {
 }
 
 /// By how much the running sums move; negative where a quarantined record changes its class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct SumChanges {
     pub read: i64,
     pub ignored: i64,

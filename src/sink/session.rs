@@ -171,14 +171,7 @@ impl Session {
 
     /// Runs a statement that yields no rows.
     pub async fn run(&mut self, sql: &str) -> Result<Done, StatementError> {
-        self.guard(async |conn: &mut Conn| {
-            let result = conn.query_iter(sql).await?;
-            let mut done = Done { affected: result.affected_rows(), warnings: result.warnings(), ..Done::default() };
-            (done.records, done.duplicates) = info_counts(&result.info());
-            result.drop_result().await?;
-            Ok(done)
-        })
-        .await
+        self.guard(async |conn: &mut Conn| execute(conn, sql).await).await
     }
 
     /// Runs a statement and collects its rows.
@@ -195,11 +188,7 @@ impl Session {
             let chunks = (0..rows.len()).step_by(CHUNK);
             let chunks: Vec<_> = chunks.map(|start| Ok(rows.slice(start..rows.len().min(start + CHUNK)))).collect();
             conn.set_infile_handler(async move { Ok(futures::stream::iter(chunks).boxed()) });
-            let result = conn.query_iter(sql).await?;
-            let mut done = Done { affected: result.affected_rows(), warnings: result.warnings(), ..Done::default() };
-            (done.records, done.duplicates) = info_counts(&result.info());
-            result.drop_result().await?;
-            Ok(done)
+            execute(conn, sql).await
         })
         .await
     }
@@ -234,6 +223,15 @@ impl Session {
             Err(_) => Err(StatementError::dead(format!("no answer within {:?}", self.timeout))),
         }
     }
+}
+
+/// Runs one statement and says what its OK packet says.
+async fn execute(conn: &mut Conn, sql: &str) -> Result<Done, mysql_async::Error> {
+    let result = conn.query_iter(sql).await?;
+    let mut done = Done { affected: result.affected_rows(), warnings: result.warnings(), ..Done::default() };
+    (done.records, done.duplicates) = info_counts(&result.info());
+    result.drop_result().await?;
+    Ok(done)
 }
 
 /// The text of a column, or empty for NULL.
