@@ -48,7 +48,6 @@ pub struct Settings {
     pub table: String,
     pub limits: BatchLimits,
     pub stop_on_refusal: bool,
-    pub hold_keys: bool,
     pub breaker: BreakerLimits,
     pub tombstone_retention: Duration,
     pub metrics_interval: Duration,

@@ -264,7 +264,6 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<
             max_wait: pipeline.batch.max_wait,
         },
         stop_on_refusal: pipeline.on_error == config::OnError::Stop,
-        hold_keys: pipeline.on_error == config::OnError::HoldKey,
         breaker: BreakerLimits {
             max_share: pipeline.max_refused.share,
             window: pipeline.max_refused.window,

@@ -126,6 +126,9 @@ impl Pipeline {
                 quarantine: Vec::new(),
                 settled: settle(positions, &evaluation),
             };
+            if work.advances.is_empty() {
+                return Ok(false);
+            }
             match self.commit(&work).await? {
                 Applied::Committed(_) => {
                     let progress = self.settle_in_memory(positions, &evaluation);

@@ -4,41 +4,11 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 
 use super::SourceOptions;
+use crate::config::REFUSED;
 use crate::diagnostic::did_you_mean;
 use crate::error::{Error, Kind, Result};
 
-/// Properties that the config can't set, and why.
-const REFUSED: [(&str, &str); 27] = [
-    ("bootstrap.servers", "set `brokers` in [kafka]"),
-    ("metadata.broker.list", "set `brokers` in [kafka]"),
-    ("group.id", "set `group` in [kafka]"),
-    ("client.id", "it names the pipeline in the brokers' logs"),
-    ("enable.auto.commit", "positions are kept in MySQL, in the transaction that writes the rows"),
-    ("auto.commit.enable", "positions are kept in MySQL, in the transaction that writes the rows"),
-    ("auto.commit.interval.ms", "positions are kept in MySQL, in the transaction that writes the rows"),
-    ("enable.auto.offset.store", "positions are kept in MySQL, in the transaction that writes the rows"),
-    ("offset.store.method", "positions are kept in MySQL, in the transaction that writes the rows"),
-    ("offset.store.path", "positions are kept in MySQL, in the transaction that writes the rows"),
-    ("offset.store.sync.interval.ms", "positions are kept in MySQL, in the transaction that writes the rows"),
-    ("auto.offset.reset", "a position that Kafka no longer holds stops the partition instead of skipping records"),
-    ("isolation.level", "records of aborted transactions must never be applied"),
-    ("check.crcs", "damaged records must be noticed"),
-    ("enable.partition.eof", "the end of a partition must be noticed to know when it is caught up"),
-    ("allow.auto.create.topics", "a misspelt topic must be an error, not a new topic"),
-    ("partition.assignment.strategy", "partitions are handed over one by one (cooperative-sticky)"),
-    ("statistics.interval.ms", "lag and recovery are read from the statistics"),
-    ("topic.blacklist", "it could hide the pipeline's own topic"),
-    ("debug", "debug output can hold credentials"),
-    ("log_level", "set the log filter of afterimage instead"),
-    ("log.queue", "log lines are taken from the client's queue"),
-    ("log.thread.name", "log lines are taken from the client's queue"),
-    ("plugin.library.paths", "it would load foreign code into this process"),
-    ("test.mock.num.brokers", "it would replace the real brokers"),
-    ("test.mock.broker.rtt", "it would replace the real brokers"),
-    ("enabled_events", "events are chosen by the client library"),
-];
-
-/// Why `name` can't be set by the config; `None` if it can.
+/// Why `name` can't be set by the config; `None` if it can. The list is the config's, which checks it first.
 pub fn refused(name: &str) -> Option<&'static str> {
     REFUSED.iter().find(|(refused, _)| *refused == name).map(|(_, reason)| *reason)
 }
