@@ -9,7 +9,9 @@ use afterimage::generate::{Mix, OwnedRecord, Workload};
 use afterimage::oracle::{self, Settings};
 use afterimage::schema::SourceSchema;
 
+use crate::on_both_servers;
 use crate::support::fixture::{self, Fixture};
+use crate::support::rig::{Rig, Variant};
 
 /// The countries that fixtures speak of.
 fn countries() -> BTreeMap<String, (String, String)> {
@@ -151,5 +153,27 @@ fn decoder_and_fold_agree_about_what_is_an_event() {
         let expected = no_events(&records, Settings::users(countries()));
         assert!(expected.len() > 100, "seed {seed}: only {} are no events", expected.len());
         assert_eq!(refused.into_keys().collect::<BTreeSet<_>>(), expected, "seed {seed}");
+    }
+}
+
+on_both_servers! {
+    async fn every_fixture_holds_on_real_servers(server) {
+        for fixture in fixture::all() {
+            println!("{}", fixture.name);
+            let pipeline = format!("on_error = \"{}\"\nversion = \"{}\"", fixture.on_error, fixture.version);
+            let shipped = crate::support::outcome::settings();
+            let settings = Settings { countries: shipped.countries, ..settings(&fixture) };
+            let variant = Variant { partitions: fixture.partitions, pipeline, settings, ..Variant::default() };
+            let mut rig = Rig::new(server, variant).await;
+            if fixture.version == "arrival" {
+                let latest = std::fs::read_to_string(rig.workspace.path().join("queries/users/latest.sql")).unwrap();
+                rig.workspace.write("queries/users/latest.sql", &latest.replace("ORDER BY ts DESC, _partition", "ORDER BY _partition"));
+            }
+            for (number, batch) in fixture.batches.iter().enumerate() {
+                rig.write(batch.iter().cloned()).await;
+                rig.catch_up(&format!("batch-{number}"), std::time::Duration::from_secs(60)).await;
+            }
+            rig.assert_as_folded().await;
+        }
     }
 }
