@@ -171,7 +171,7 @@ on_both_servers! {
             }
             for (number, batch) in fixture.batches.iter().enumerate() {
                 rig.write(batch.iter().cloned()).await;
-                rig.catch_up(&format!("batch-{number}"), std::time::Duration::from_secs(60)).await;
+                rig.catch_up(&format!("batch-{number}"), Duration::from_secs(60)).await;
             }
             rig.assert_as_folded().await;
         }
