@@ -30,6 +30,7 @@ use self::upkeep::Upkeep;
 pub use self::upkeep::{Lookup, Lookups, Origin};
 use crate::decode::{DecodeRefusal, Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::hold::{HoldSet, Pending, PendingState};
 use crate::position::{OffsetRange, Partition, Position};
 use crate::record::RawBatch;
@@ -165,6 +166,7 @@ impl Pipeline {
 
     /// One batch along the road. Returns when it is applied, when its partitions are no longer ours, or when asked to stop.
     async fn turn(&mut self, mut raw: RawBatch) -> Result<()> {
+        failpoint!("after_poll");
         self.keep_owned(&mut raw);
         let mut forced: Vec<Refusal> = Vec::new();
         while !raw.chunks.is_empty() {
@@ -176,14 +178,17 @@ impl Pipeline {
             let evaluation = self.evaluate(&raw, &decoded, &forced, &HashSet::new()).await?; // Arrow -> rows
             let sql_time = started.elapsed();
             self.judge(&evaluation)?;
+            failpoint!("after_models");
             let started = Instant::now();
             match self.apply(&raw, &evaluation).await? {
                 // one transaction
                 Applied::Committed(committed) => {
+                    failpoint!("after_commit");
                     self.advance(&raw, &evaluation);
                     let times = upkeep::Times { decode: decode_time, sql: sql_time, sink: started.elapsed() };
                     self.report(&raw, &evaluation, &committed, times);
                     let ranges: Vec<OffsetRange> = raw.chunks.iter().map(|chunk| chunk.range()).collect();
+                    failpoint!("before_broker_commit");
                     self.stations.source.acknowledge(&ranges); // tell the broker, for lag tools
                     return Ok(());
                 }
@@ -348,6 +353,7 @@ impl Pipeline {
     }
 
     fn revoke(&mut self, partitions: &[Partition]) {
+        failpoint!("in_revoke");
         for partition in partitions {
             self.owned.remove(partition);
             self.holds.forget(*partition);

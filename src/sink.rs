@@ -38,6 +38,7 @@ pub use self::stage::RowFault;
 use self::stage::{Filled, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::position::Version;
 use crate::target::Target;
 use crate::work::OutOfOrder;
@@ -226,21 +227,26 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> R
         }
         error
     };
+    failpoint!("after_stage");
     session.run("START TRANSACTION").await.map_err(operator)?;
+    failpoint!("before_swap");
     let swapped = session.run(body.swap).await.map_err(operator)?;
     if swapped.affected != body.rows as u64 {
         return Ok(None);
     }
+    failpoint!("after_swap");
     let mut superseded = Vec::new();
     if body.upserts + body.deletes > 0 {
         superseded = body.merge.run(session, body.upserts, body.deletes).await.map_err(StatementError::into_error)?;
     }
+    failpoint!("after_merge");
     for lost in &superseded {
         session.run(&owner.correct(lost.partition, lost.upserts, lost.deletes)).await.map_err(operator)?;
     }
     for statement in body.records {
         session.run(statement).await.map_err(operator)?;
     }
+    failpoint!("before_commit");
     Ok(Some(superseded))
 }
 

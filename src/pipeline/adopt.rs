@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::health::State;
 use super::{Owned, Pipeline, policy};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::position::Partition;
 use crate::sink::positions::{Stored, TopicIdentity};
 use crate::sink::{inspect, quarantine};
@@ -144,9 +145,11 @@ impl Pipeline {
     async fn adopt(&mut self, due: &[Assignment]) -> Result<()> {
         let partitions: Vec<Partition> = due.iter().map(|assignment| assignment.partition).collect();
         let topic = self.ask_brokers(&partitions).await?;
+        failpoint!("before_acquire");
         let owner = self.stations.sink.owner().clone();
         let session = self.stations.sink.session().await?;
         let stored = owner.acquire(session, &partitions).await?;
+        failpoint!("after_acquire");
         let count = owner.count(session).await?;
         let mut begun: Vec<(Assignment, Stored)> = Vec::new();
         let mut halted: Vec<(Assignment, Error)> = Vec::new();
@@ -179,6 +182,7 @@ impl Pipeline {
             self.holds.forget(*partition);
         }
         self.remember_pending(pending);
+        failpoint!("before_begin");
         for (assignment, row) in begun {
             self.begin(assignment, row);
         }

@@ -12,6 +12,7 @@ use super::health::State;
 use super::policy::{self, Move};
 use super::{Pipeline, upkeep::Committed};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::position::{Partition, Position};
 use crate::record::RawBatch;
 use crate::sink::positions::{Fate, Token};
@@ -133,6 +134,7 @@ impl Pipeline {
         let mut attempt = 0;
         loop {
             attempt += 1;
+            failpoint!("before_read_back");
             match self.stations.sink.fate(&work.advances, &work.id).await {
                 Ok(fate) => {
                     tracing::info!(pipeline = self.settings.name, ?fate, "positions read back");
