@@ -319,7 +319,7 @@ pub fn message(record: &OwnedRecord) -> Message {
 fn variant(plan: &Plan) -> Variant {
     let mut kafka = "\"session.timeout.ms\" = \"3000\"\n\"heartbeat.interval.ms\" = \"500\"\n".to_owned();
     if plan.static_members {
-        kafka.push_str("\"group.instance.id\" = \"${INSTANCE}\"\n");
+        kafka.push_str("\"group.instance.id\" = \"${INSTANCE:-nobody}\"\n");
     }
     // New partitions must be found within a run.
     kafka.push_str("\"topic.metadata.refresh.interval.ms\" = \"1000\"\n");
