@@ -38,6 +38,7 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	scripts/licenses
+	scripts/features
 
 chaos:
 	@scripts/setup test
