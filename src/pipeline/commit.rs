@@ -77,7 +77,7 @@ impl Pipeline {
                 Ok(Outcome::Lost(fate)) => return Ok(self.lost(fate, attempt)),
                 Err(error) => error,
             };
-            let next = policy::after(error.kind);
+            let mut next = policy::after(error.kind);
             tracing::debug!(pipeline = self.settings.name, attempt, ?next, %error, "transaction not applied");
             match next {
                 // A lock that somebody holds for long is worth knowing about.
@@ -91,8 +91,14 @@ impl Pipeline {
                 },
                 Move::FindRows => match self.find_rows(work).await {
                     Ok(refusals) => return Ok(Applied::Refused(refusals)),
-                    // Whatever ended the search is judged when the transaction is tried again.
-                    Err(error) => self.health.enter(State::Waiting, &error.to_string()),
+                    // Whatever ended the search is judged like any other error; nothing is open, nothing in doubt.
+                    Err(error) => {
+                        next = policy::after(error.kind);
+                        if matches!(next, Move::Halt | Move::Crash) {
+                            return Err(error);
+                        }
+                        self.health.enter(State::Waiting, &error.to_string());
+                    }
                 },
                 Move::Halt | Move::Crash => return Err(error),
             }
