@@ -2,7 +2,8 @@
 //!
 //! One [`Pipeline`] keeps one table equal to one topic. It is the only file that knows all four stations; everything irregular is
 //! one word that leads elsewhere: [`adopt`] positions partitions, [`commit`] repeats a transaction until its fate is known,
-//! [`rerun`] takes records out of quarantine, [`upkeep`] does what is due by the clock, [`policy`] says what follows an error.
+//! [`rerun`] takes records out of quarantine, [`upkeep`] does what is due by the clock, [`protocol`] says what follows each outcome of
+//! a transaction and [`policy`] how soon.
 //!
 //! Starting, recovering and rebalancing are the same act: forget, read the positions from MySQL, begin there. All that is kept in
 //! memory between batches is [`Owned`] and the hold set, both read from MySQL at each assignment.
@@ -12,6 +13,7 @@ pub mod breaker;
 mod commit;
 pub mod health;
 pub mod policy;
+pub mod protocol;
 mod rerun;
 mod upkeep;
 
@@ -372,13 +374,11 @@ impl Pipeline {
     }
 
     fn trouble(&mut self, error: Error) -> Result<()> {
-        match policy::after(error.kind) {
-            policy::Move::Halt | policy::Move::Crash => Err(error),
-            _ => {
-                self.health.enter(State::Waiting, &error.to_string());
-                Ok(())
-            }
+        if policy::pace(error.kind).is_none() {
+            return Err(error);
         }
+        self.health.enter(State::Waiting, &error.to_string());
+        Ok(())
     }
 
     fn stopping(&self) -> bool {

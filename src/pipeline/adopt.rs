@@ -69,12 +69,9 @@ impl Pipeline {
                 Err(error) => error,
             };
             attempt += 1;
-            let next = policy::after(error.kind);
-            if matches!(next, policy::Move::Halt | policy::Move::Crash) {
-                return Err(error);
-            }
+            let Some(pace) = policy::pace(error.kind) else { return Err(error) };
             self.health.enter(State::Waiting, &error.to_string());
-            if !self.pause(policy::pause(next, attempt)).await {
+            if !self.pause(policy::pause(pace, attempt)).await {
                 return Ok(false);
             }
         }
@@ -129,13 +126,10 @@ impl Pipeline {
                 Ok(())
             }
             Err(error) => {
-                let next = policy::after(error.kind);
-                if matches!(next, policy::Move::Halt | policy::Move::Crash) {
-                    return Err(error);
-                }
+                let Some(pace) = policy::pace(error.kind) else { return Err(error) };
                 self.adoption.attempt += 1;
                 self.health.enter(State::Waiting, &error.to_string());
-                let when = now + policy::pause(next, self.adoption.attempt);
+                let when = now + policy::pause(pace, self.adoption.attempt);
                 self.adoption.add_at(due, when);
                 Ok(())
             }

@@ -130,7 +130,7 @@ impl Pipeline {
     /// Errors that pass by themselves are logged and left for the next time.
     fn tolerate(&self, doing: &str, done: Result<()>) -> Result<()> {
         let Err(error) = done else { return Ok(()) };
-        if matches!(policy::after(error.kind), policy::Move::Halt | policy::Move::Crash) {
+        if policy::pace(error.kind).is_none() {
             return Err(error);
         }
         tracing::warn!(pipeline = self.settings.name, reason = %error, "{doing} has to wait");

@@ -36,7 +36,12 @@ pub async fn carry_out(world: &mut World, act: Act) {
         Act::Terminate(number) => {
             let instance = &mut world.instances[number];
             instance.may_end = true;
-            instance.running.as_mut().and_then(|running| running.alive()).into_iter().for_each(|running| running.terminate());
+            instance
+                .running
+                .as_mut()
+                .and_then(|running| running.alive())
+                .into_iter()
+                .for_each(|running| running.terminate());
         }
         Act::Guest(time) => {
             let name = format!("guest-{}", world.lives);

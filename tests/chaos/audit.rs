@@ -45,7 +45,9 @@ pub async fn violations(conn: &mut Conn) -> mysql_async::Result<Vec<String>> {
         .query("SELECT kafka_partition, was, becomes, owner_epoch, owner_token, n_read FROM test_swaps ORDER BY kafka_partition, id")
         .await?;
     for pair in swaps.windows(2) {
-        let [(partition, _, stood, epoch, token, _), (next, was, becomes, next_epoch, next_token, read)] = pair else { continue };
+        let [(partition, _, stood, epoch, token, _), (next, was, becomes, next_epoch, next_token, read)] = pair else {
+            continue;
+        };
         if partition != next {
             continue;
         }

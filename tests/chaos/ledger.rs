@@ -37,10 +37,7 @@ impl Ledger {
 
     /// Behind the last record of each partition.
     pub fn end(&self) -> Cut {
-        self.written
-            .iter()
-            .filter_map(|(partition, records)| Some((*partition, records.last()?.offset + 1)))
-            .collect()
+        self.written.iter().filter_map(|(partition, records)| Some((*partition, records.last()?.offset + 1))).collect()
     }
 
     /// What must stand in the database when its positions are `cut`.
@@ -48,9 +45,10 @@ impl Ledger {
         let behind = |ledger: &Self, partition: Partition, next: i64| {
             ledger.written.get(&partition).map_or(0, |records| records.partition_point(|record| record.offset < next))
         };
-        let set_back = self.folded.iter().any(|(partition, folded)| {
-            *folded > behind(self, *partition, cut.get(partition).copied().unwrap_or(0))
-        });
+        let set_back = self
+            .folded
+            .iter()
+            .any(|(partition, folded)| *folded > behind(self, *partition, cut.get(partition).copied().unwrap_or(0)));
         if set_back {
             self.fold = Fold::new(self.settings.clone());
             self.folded.clear();
@@ -73,7 +71,8 @@ fn a_ledger_folds_forward_and_back_like_the_plain_fold() {
 
     use crate::support::outcome::settings;
 
-    let workload = Workload { events: 900, users: 30, partitions: 2, seed: 5, mix: Mix::harsh(), ..Workload::default() };
+    let workload =
+        Workload { events: 900, users: 30, partitions: 2, seed: 5, mix: Mix::harsh(), ..Workload::default() };
     let records: Vec<OwnedRecord> = workload.records().collect();
     let mut ledger = Ledger::new(settings());
     records.iter().for_each(|record| ledger.add(record.clone()));

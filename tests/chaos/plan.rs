@@ -15,15 +15,37 @@ use crate::support::proxy::Fault;
 
 /// Where the engine can be told to die or to stand still, see `src/failpoint.rs`.
 const PLACES: [&str; 15] = [
-    "before_acquire", "after_acquire", "before_begin", "after_poll", "after_models", "after_stage", "before_swap", "after_swap",
-    "before_upserts", "after_upserts", "after_merge", "before_commit", "after_commit", "before_broker_commit", "before_read_back",
+    "before_acquire",
+    "after_acquire",
+    "before_begin",
+    "after_poll",
+    "after_models",
+    "after_stage",
+    "before_swap",
+    "after_swap",
+    "before_upserts",
+    "after_upserts",
+    "after_merge",
+    "before_commit",
+    "after_commit",
+    "before_broker_commit",
+    "before_read_back",
 ];
 
 /// Statements whose connection may break: staging, each part of the transaction, COMMIT (thrice as often), the read-back.
 const STATEMENTS: [&str; 12] = [
-    "COMMIT", "COMMIT", "COMMIT", "SELECT KAFKA_PARTITION, NEXT_OFFSET, OWNER_TOKEN", "START TRANSACTION", "LOAD DATA",
-    "CREATE TEMPORARY", "UPDATE AFTERIMAGE_POSITIONS P JOIN", "INSERT INTO AFTERIMAGE_TOMBSTONES", "INSERT INTO `ENRICHED_USER`",
-    "DELETE T FROM", "UPDATE AFTERIMAGE_POSITIONS SET OWNER_EPOCH",
+    "COMMIT",
+    "COMMIT",
+    "COMMIT",
+    "SELECT KAFKA_PARTITION, NEXT_OFFSET, OWNER_TOKEN",
+    "START TRANSACTION",
+    "LOAD DATA",
+    "CREATE TEMPORARY",
+    "UPDATE AFTERIMAGE_POSITIONS P JOIN",
+    "INSERT INTO AFTERIMAGE_TOMBSTONES",
+    "INSERT INTO `ENRICHED_USER`",
+    "DELETE T FROM",
+    "UPDATE AFTERIMAGE_POSITIONS SET OWNER_EPOCH",
 ];
 
 /// Errors that say nothing about a row: deadlock, lock wait, snapshot changed, rolled back at commit, read-only in three spellings, full
@@ -45,9 +67,19 @@ pub enum Act {
     /// SIGKILL; started again at once.
     Kill(usize),
     /// SIGKILL, and started again so that it dies at a place after having passed it so often; a second place for the life after that.
-    DieAt { instance: usize, place: &'static str, after: u32, then: Option<&'static str> },
+    DieAt {
+        instance: usize,
+        place: &'static str,
+        after: u32,
+        then: Option<&'static str>,
+    },
     /// The same, but it stands still at that place (SIGSTOP) and is woken up after a time.
-    StopAt { instance: usize, place: &'static str, after: u32, time: Duration },
+    StopAt {
+        instance: usize,
+        place: &'static str,
+        after: u32,
+        time: Duration,
+    },
     /// SIGSTOP at some moment, for a time.
     Pause(usize, Duration),
     /// SIGTERM; started again when it has ended.
@@ -55,7 +87,11 @@ pub enum Act {
     /// One more instance, for a time; ended by SIGKILL.
     Guest(Duration),
     /// The connection breaks at the next such statement, and, if so, at the one that follows up on it.
-    Break { statement: &'static str, how: Fault, again: Option<(&'static str, Fault)> },
+    Break {
+        statement: &'static str,
+        how: Fault,
+        again: Option<(&'static str, Fault)>,
+    },
     /// Packets of the database's connections vanish for a time.
     Blackhole(Duration),
     /// Nobody listens on the database's port for a time; open connections are cut.
@@ -187,9 +223,12 @@ fn act(random: &mut SmallRng, plan: &Plan) -> Act {
             after: random.random_range(0..6),
             then: random.random_bool(0.3).then(|| place(random)),
         },
-        24..34 => {
-            Act::StopAt { instance, place: place(random), after: random.random_range(0..5), time: milliseconds(random, 300..6_000) }
-        }
+        24..34 => Act::StopAt {
+            instance,
+            place: place(random),
+            after: random.random_range(0..5),
+            time: milliseconds(random, 300..6_000),
+        },
         34..40 => Act::Pause(instance, milliseconds(random, 200..6_000)),
         40..44 => Act::Terminate(instance),
         44..49 => Act::Guest(milliseconds(random, 500..4_000)),

@@ -101,10 +101,9 @@ async fn finish(world: &mut World) {
                 .iter()
                 .filter_map(|instance| Some(format!("{}:\n{}", instance.name, instance.running.as_ref()?.tail())))
                 .collect();
-            world.violations.push(format!(
-                "not caught up {CATCH_UP:?} after all was healed: {behind:?}\n{}",
-                tails.join("\n")
-            ));
+            world
+                .violations
+                .push(format!("not caught up {CATCH_UP:?} after all was healed: {behind:?}\n{}", tails.join("\n")));
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -129,10 +128,12 @@ async fn finish(world: &mut World) {
 /// Partitions that don't stand where they must in the end, with where they stand.
 async fn behind(world: &World, end: &super::ledger::Cut) -> Vec<(i32, i64, i64)> {
     let Ok(mut conn) = super::watch::connect(&world.database.url).await else { return vec![(-1, 0, 0)] };
-    let rows: Vec<(i32, i64)> =
-        mysql_async::prelude::Queryable::query(&mut conn, "SELECT kafka_partition, next_offset FROM afterimage_positions")
-            .await
-            .unwrap_or_default();
+    let rows: Vec<(i32, i64)> = mysql_async::prelude::Queryable::query(
+        &mut conn,
+        "SELECT kafka_partition, next_offset FROM afterimage_positions",
+    )
+    .await
+    .unwrap_or_default();
     let at = |partition: i32| rows.iter().find(|row| row.0 == partition).map_or(0, |row| row.1);
     end.iter().map(|(partition, end)| (*partition, at(*partition), *end)).filter(|(_, at, end)| at < end).collect()
 }

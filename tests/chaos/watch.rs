@@ -48,7 +48,8 @@ impl Watcher {
                     seen.snapshots += 1;
                     seen.distinct += usize::from(last.as_ref() != Some(&cut));
                     if !faults.is_empty() {
-                        seen.violations.push(format!("P2: the snapshot at {cut:?} is not the fold:\n{}", faults.join("\n")));
+                        seen.violations
+                            .push(format!("P2: the snapshot at {cut:?} is not the fold:\n{}", faults.join("\n")));
                     }
                     last = Some(cut);
                 }
