@@ -45,7 +45,9 @@ pub async fn carry_out(world: &mut World, act: Act) {
         }
         Act::Guest(time) => {
             let name = format!("guest-{}", world.lives);
-            world.instances.push(Instance::new(name.clone(), true));
+            world.heal_now(&[Heal::Server, Heal::WakeServer, Heal::ReadOnly]).await;
+            let guest = Instance::new(name.clone(), true, &world.database).await;
+            world.instances.push(guest);
             world.start(world.instances.len() - 1);
             world.heal_after(time, Heal::EndGuest(name));
         }
@@ -115,7 +117,7 @@ async fn break_server(world: &mut World, act: Act) {
     }
 }
 
-/// The database as it was at the last call; the first one only takes a copy. Rows, positions and side tables go back together.
+/// Takes a copy of the database, or sets it back to the copy of the last call. Rows, positions and side tables go back together.
 async fn set_back(world: &mut World) {
     let server = world.server.own();
     server.stop().await;
@@ -124,7 +126,6 @@ async fn set_back(world: &mut World) {
     if let Some(earlier) = world.earlier.take() {
         std::fs::remove_dir_all(&data).unwrap();
         copy_directory(&earlier.path().join("data"), &data);
-        world.earlier = Some(earlier);
     } else {
         copy_directory(&data, &copy.path().join("data"));
         world.earlier = Some(copy);

@@ -135,6 +135,8 @@ pub struct Plan {
     pub batch: usize,
     pub workload: Workload,
     pub steps: Vec<Step>,
+    /// No further step after this time.
+    pub limit: Option<Duration>,
 }
 
 impl Plan {
@@ -145,7 +147,9 @@ impl Plan {
         let flavour = if random.random_bool(0.5) { Flavour::MySql } else { Flavour::MariaDb };
         let mut plan = Self::of(seed, &mut random, flavour, own_servers, 1_500..4_000);
         let faults = random.random_range(3..10);
-        plan.steps = steps(&mut random, &plan, faults);
+        let chunk = usize::try_from(plan.workload.events).unwrap() / (faults * 2) + 1;
+        plan.steps = steps(&mut random, &plan, faults, chunk);
+        plan.steps.push(Step::Write(usize::MAX));
         plan
     }
 
@@ -153,12 +157,13 @@ impl Plan {
     pub fn long(seed: u64, flavour: Flavour, minutes: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let seconds = minutes * 60;
-        let mut plan = Self::of(seed, &mut random, flavour, true, seconds * 250..seconds * 250 + 1);
+        // More than can be done in the time.
+        let mut plan = Self::of(seed, &mut random, flavour, true, seconds * 10_000..seconds * 10_000 + 1);
+        plan.limit = Some(Duration::from_secs(seconds));
         plan.instances = 3;
         plan.workload.users = 4_000;
         plan.workload.mix = Mix::default();
-        // A step waits or works about half a second, a fault comes with every sixth.
-        plan.steps = steps(&mut random, &plan, usize::try_from(seconds / 4).unwrap());
+        plan.steps = steps(&mut random, &plan, usize::try_from(seconds).unwrap(), 300);
         plan
     }
 
@@ -184,14 +189,15 @@ impl Plan {
             batch: random.random_range(40..600),
             workload,
             steps: Vec::new(),
+            limit: None,
         }
     }
 }
 
-fn steps(random: &mut SmallRng, plan: &Plan, faults: usize) -> Vec<Step> {
+/// So many faults, some with a second one close behind, and about `chunk` records written before and after each.
+fn steps(random: &mut SmallRng, plan: &Plan, faults: usize, chunk: usize) -> Vec<Step> {
     let mut steps = Vec::new();
-    let chunk = usize::try_from(plan.workload.events).unwrap() / (faults * 2) + 1;
-    let grow_at = (plan.workload.partitions > plan.partitions).then(|| random.random_range(0..faults));
+    let grow_at = (plan.workload.partitions > plan.partitions).then(|| random.random_range(0..faults.min(20)));
     for number in 0..faults {
         steps.push(Step::Write(random.random_range(chunk / 2..=chunk * 3 / 2)));
         steps.push(Step::Wait(milliseconds(random, 20..700)));
@@ -206,7 +212,6 @@ fn steps(random: &mut SmallRng, plan: &Plan, faults: usize) -> Vec<Step> {
         }
         steps.push(Step::Wait(milliseconds(random, 50..900)));
     }
-    steps.push(Step::Write(usize::MAX));
     steps
 }
 

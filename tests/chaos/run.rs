@@ -34,9 +34,14 @@ pub struct Report {
 pub async fn run(plan: Plan, pace: Duration) -> Report {
     let seed = plan.seed;
     let steps = plan.steps.clone();
+    let limit = plan.limit.unwrap_or(Duration::MAX);
     let mut world = World::new(plan).await;
     let watcher = Watcher::start(&world.database.url, Arc::clone(&world.ledger), pace);
+    let begun = Instant::now();
     for step in steps {
+        if begun.elapsed() > limit {
+            break;
+        }
         if watcher.has_ended() || !world.violations.is_empty() {
             break;
         }

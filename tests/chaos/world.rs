@@ -63,6 +63,14 @@ pub struct Instance {
     pub may_end: bool,
     /// A guest does not come back.
     pub guest: bool,
+    /// Its own account at the database, so that the database knows who writes.
+    account: Account,
+}
+
+#[derive(Clone)]
+struct Account {
+    user: String,
+    password: String,
 }
 
 /// What ends a fault that lasts.
@@ -113,17 +121,23 @@ impl World {
         };
         let database = Database::create(&server).await;
         let proxy = Proxy::start(server.port());
-        // Without the privileges that would let it write to a read-only server.
-        let privileges = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, CREATE TEMPORARY TABLES";
-        let url = database.account(privileges).await;
-        let url = url.replace(&format!(":{}/", server.port()), &format!(":{}/", proxy.port()));
+        let url = format!(
+            "mysql://${{MYSQL_USER:-{}}}:${{MYSQL_PASSWORD:-{}}}@127.0.0.1:{}/{}",
+            server.account(),
+            server.password(),
+            proxy.port(),
+            database.name
+        );
         let topic = broker.create_topic(plan.partitions, &[("retention.ms", "-1")]).await;
         let variant = variant(&plan);
         let workspace = Workspace::new(&rig::config(&broker.brokers(), &topic, &url, &variant));
         let migrated = workspace.run(&["migrate"]);
         assert_eq!(migrated.code(), 0, "{migrated:?}");
         audit::install(&mut database.connect().await).await.unwrap();
-        let instances = (0..plan.instances).map(|number| Instance::new(format!("instance-{number}"), false)).collect();
+        let mut instances = Vec::new();
+        for number in 0..plan.instances {
+            instances.push(Instance::new(format!("instance-{number}"), false, &database).await);
+        }
         Self {
             partitions: plan.partitions,
             ledger: Arc::new(Mutex::new(Ledger::new(variant.settings))),
@@ -183,7 +197,9 @@ impl World {
         let instance = &mut self.instances[number];
         let failpoints = instance.failpoints.pop_front();
         instance.may_end = failpoints.is_some();
-        let mut environment = vec![("INSTANCE", instance.name.clone())];
+        let Account { user, password } = instance.account.clone();
+        let mut environment =
+            vec![("INSTANCE", instance.name.clone()), ("MYSQL_USER", user), ("MYSQL_PASSWORD", password)];
         environment.extend(failpoints.map(|failpoints| ("FAILPOINTS", failpoints)));
         let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
         instance.running = Some(self.workspace.start_with(&instance.name, &["run"], &environment));
@@ -293,8 +309,13 @@ impl World {
 }
 
 impl Instance {
-    pub fn new(name: String, guest: bool) -> Self {
-        Self { name, running: None, failpoints: VecDeque::new(), may_end: false, guest }
+    pub async fn new(name: String, guest: bool, database: &Database) -> Self {
+        // Without the privileges that would let it write to a read-only server.
+        let url = database.account("SELECT, INSERT, UPDATE, DELETE, CREATE TEMPORARY TABLES").await;
+        let credentials = url.trim_start_matches("mysql://").split('@').next().unwrap();
+        let (user, password) = credentials.split_once(':').unwrap();
+        let account = Account { user: user.to_owned(), password: password.to_owned() };
+        Self { name, running: None, failpoints: VecDeque::new(), may_end: false, guest, account }
     }
 }
 
