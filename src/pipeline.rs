@@ -15,7 +15,7 @@ pub mod policy;
 mod rerun;
 mod upkeep;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,8 +95,6 @@ pub struct Pipeline {
     holds: HoldSet,
     breaker: Breaker,
     upkeep: Upkeep,
-    /// Fields that no schema knows and that have been warned about.
-    unmapped: BTreeSet<String>,
 }
 
 impl Pipeline {
@@ -113,7 +111,6 @@ impl Pipeline {
             holds: HoldSet::default(),
             breaker,
             upkeep,
-            unmapped: BTreeSet::new(),
         }
     }
 
@@ -326,25 +323,20 @@ impl Pipeline {
     }
 
     /// Warns once about each field that no schema knows, and counts all of them (P6).
-    fn note_unmapped(&mut self, decoded: &Decoded) {
+    fn note_unmapped(&self, decoded: &Decoded) {
         if decoded.unmapped.is_empty() {
             return;
         }
-        for field in decoded.unmapped.keys() {
-            if self.unmapped.insert(field.clone()) {
-                let pipeline = self.settings.name.as_str();
-                tracing::warn!(
-                    pipeline,
-                    field,
-                    "events carry a field that no schema knows: it is counted and otherwise ignored"
-                );
-            }
+        let mut news = Vec::new();
+        self.health.update(|snapshot| news = snapshot.count_unmapped(&decoded.unmapped));
+        let pipeline = self.settings.name.as_str();
+        for field in news {
+            tracing::warn!(
+                pipeline,
+                field,
+                "events carry a field that no schema knows: it is counted and otherwise ignored"
+            );
         }
-        self.health.update(|snapshot| {
-            for (field, count) in &decoded.unmapped {
-                *snapshot.unmapped.entry(field.clone()).or_default() += count;
-            }
-        });
     }
 
     fn revoke(&mut self, partitions: &[Partition]) {
