@@ -247,7 +247,8 @@ impl Pipeline {
     /// Stops the pipeline where a refusal must, or where there are too many of them.
     fn judge(&self, evaluation: &Evaluation) -> Result<()> {
         if let (true, Some(refusal)) = (self.settings.stop_on_refusal, evaluation.refused.first()) {
-            let what = format!("{} is refused at {}: {}", refusal.position, refusal.stage.name(), refusal.reason);
+            let reason = self.stations.engine.reason_without_values(refusal);
+            let what = format!("{} is refused at {}: {reason}", refusal.position, refusal.stage.name());
             return Err(Error::new(Kind::RecordRefused, what).at(format!("topic `{}`", self.settings.topic)).remedy(
                 "mend the producer, the models or the schema and start again; on_error = \"hold_key\" or \"skip_event\" goes on instead",
             ));
@@ -255,8 +256,10 @@ impl Pipeline {
         let read = evaluation.sums.iter().map(|sums| sums.classes.read).sum();
         let refused = evaluation.refused.len() as u64;
         if let Some((refused, read)) = self.breaker.would_trip(Instant::now(), read, refused) {
-            let example =
-                evaluation.refused.first().map(|refusal| format!(", e.g. {}: {}", refusal.position, refusal.reason));
+            let example = evaluation.refused.first().map(|refusal| {
+                let reason = self.stations.engine.reason_without_values(refusal);
+                format!(", e.g. {}: {reason}", refusal.position)
+            });
             let what = format!(
                 "{refused} of {read} records were refused within {:?}{}",
                 self.settings.breaker.window,

@@ -126,7 +126,7 @@ fn underlined(line: &str, span: Span) -> (String, String) {
 }
 
 /// No control characters reach the terminal; a tab becomes four blanks.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
