@@ -519,6 +519,59 @@ fn off_loopback_the_connection_is_encrypted_unless_that_is_given_up_on_purpose()
     );
 }
 
+// Proves: P6, R61
+#[test]
+fn brokers_off_loopback_are_spoken_to_with_tls_unless_that_is_given_up_on_purpose() {
+    let with = |brokers: &str, lines: &str| {
+        SMALL.replace("127.0.0.1:9092", brokers).replace("[mysql]", &format!("{lines}\n[mysql]"))
+    };
+    let plain = ["", "[kafka.properties]\nsecurity.protocol = \"SASL_plaintext\"\nsasl.username = \"a\""];
+    let encrypted = "[kafka.properties]\n\"security.protocol\" = \"ssl\"";
+    for loopback in
+        ["localhost", "LOCALHOST:9092", "127.0.0.1:1,127.9.9.9:2", "[::1]:9092", "PLAINTEXT://127.0.0.1:9092"]
+    {
+        assert!(parse(&with(loopback, "")).is_ok(), "{loopback}");
+    }
+    for remote in [
+        "kafka-1:9092",
+        "127.0.0.1:9092,kafka-1:9092",
+        "127.0.0.1.example.org:9092",
+        "localhost.example.org",
+        "localhost.:9092",
+        "127.1:9092",
+        "0.0.0.0:9092",
+        "[fd00::1]:9092",
+        "[::ffff:10.0.0.1]:9092",
+        "PLAINTEXT://kafka-1:9092",
+        "10.0.0.1",
+    ] {
+        for lines in plain {
+            let found = faults(&with(remote, lines));
+            assert_eq!(found.len(), 1, "{remote}: {found:#?}");
+            assert!(found[0].starts_with("AI0019 3:11 kafka.brokers is not on loopback"), "{}", found[0]);
+            assert!(
+                found[0].contains("allow_insecure = true in [kafka]") && !found[0].contains("kafka-1"),
+                "{}",
+                found[0]
+            );
+            assert!(parse(&with(remote, &format!("allow_insecure = true\n{lines}"))).is_ok(), "{remote}");
+        }
+        assert!(parse(&with(remote, encrypted)).is_ok(), "{remote}");
+    }
+}
+
+// Proves: P6, R61
+#[test]
+fn a_name_that_only_looks_like_loopback_gets_no_plain_text() {
+    for host in ["127.0.0.1.example.org", "localhost.example.org", "localhost.", "127.1", "0.0.0.0", "[fd00::1]"] {
+        let config = accepted(&SMALL.replace("app@127.0.0.1", &format!("app@{host}")));
+        assert_eq!(config.mysql.tls, Tls::Verified { ca_file: None }, "{host}");
+    }
+    for host in ["LOCALHOST", "127.0.0.2", "[::ffff:127.0.0.1]"] {
+        assert_eq!(accepted(&SMALL.replace("app@127.0.0.1", &format!("app@{host}"))).mysql.tls, Tls::Off, "{host}");
+    }
+}
+
 #[test]
 fn listening_off_loopback_is_warned_about() {
     let (_, warnings) = parse(&(SMALL.to_owned() + "[http]\nlisten = \"0.0.0.0:9190\"\n")).unwrap();
