@@ -178,6 +178,7 @@ fn properties_that_the_promises_own_are_refused_by_name() {
     );
 }
 
+// Proves: P6
 #[test]
 fn properties_that_do_not_exist_or_have_impossible_values_are_faults() {
     let fault = |line: &str| fault_with("[mysql]", &format!("[kafka.properties]\n{line}\n[mysql]"));
@@ -186,6 +187,7 @@ fn properties_that_do_not_exist_or_have_impossible_values_are_faults() {
     assert!(odd.starts_with("AI0016 5:") && !odd.contains("hunter2"), "{odd}");
 }
 
+// Proves: P6, R61
 #[test]
 fn certificates_are_checked_unless_that_is_given_up_on_purpose() {
     let lines = "[kafka.properties]\nenable.ssl.certificate.verification = false\n[mysql]";
@@ -498,6 +500,7 @@ fn one_password_is_enough() {
     assert_eq!(codes, ["AI0017", "AI0010"]);
 }
 
+// Proves: P6, R61
 #[test]
 fn off_loopback_the_connection_is_encrypted_unless_that_is_given_up_on_purpose() {
     let tls = |text: &str| accepted(text).mysql.tls;
@@ -589,6 +592,7 @@ fn an_unreadable_file_is_one_fault() {
 }
 
 /// P6 and the notes on secrets: whatever goes wrong, no secret is shown.
+// Proves: P6, R61
 #[test]
 fn a_secret_never_appears_in_what_is_shown() {
     let folder = tempfile::tempdir().unwrap();

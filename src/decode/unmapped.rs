@@ -91,6 +91,7 @@ mod tests {
         assert_eq!(unmapped.take(), BTreeMap::new());
     }
 
+    // Proves: P6, R62
     #[test]
     fn names_stay_few_and_short() {
         let mut unmapped = Unmapped::default();

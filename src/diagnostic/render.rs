@@ -356,6 +356,7 @@ error[AI0101]: unknown column \"nme\"
         assert_eq!(found, expected);
     }
 
+    // Proves: P6, R61
     #[test]
     fn secrets_in_quoted_lines_are_starred_out() {
         for line in [
