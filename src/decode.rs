@@ -32,6 +32,7 @@ mod unmapped;
 
 use envelope::Reader;
 use rows::Rows;
+pub use unmapped::OTHER_FIELDS;
 
 /// Unit of the event's `timestamp`, which counts from 1970 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

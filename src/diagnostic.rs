@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-pub use render::{render, render_json, summary};
+pub use render::{printable, render, render_json, summary};
 
 mod render;
 

@@ -74,6 +74,36 @@ impl Error {
     }
 }
 
+/// `text`, somebody else's words about an event, without what may be its values: everything from the first quote mark to the last
+/// (a value may hold some itself), and every number.
+pub fn without_values(text: &str) -> String {
+    const MARKS: [char; 3] = ['\'', '"', '`'];
+    let (before, after) = match (text.find(MARKS), text.rfind(MARKS)) {
+        (Some(first), Some(last)) => (text.get(..first), text.get(last + 1..)),
+        _ => (Some(text), None),
+    };
+    let mut kept = without_numbers(before.unwrap_or_default());
+    if let Some(after) = after {
+        kept.push_str("'...'");
+        kept.push_str(&without_numbers(after));
+    }
+    kept
+}
+
+/// `text` with `#` for each number; digits that belong to a word, as in `Int32`, stay.
+fn without_numbers(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    for c in text.chars() {
+        let in_word = kept.ends_with(|before: char| before.is_alphanumeric() || before == '_');
+        match c {
+            c if !c.is_ascii_digit() || in_word => kept.push(c),
+            _ if kept.ends_with('#') => {}
+            _ => kept.push('#'),
+        }
+    }
+    kept
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
@@ -90,5 +120,26 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Proves: P6
+    #[test]
+    fn words_of_others_are_kept_and_values_are_not() {
+        for (text, expected) in [
+            ("Cannot cast string 'five' to value of Int32 type", "Cannot cast string '...' to value of Int32 type"),
+            ("Cannot cast string 'o'canary' to Int32", "Cannot cast string '...' to Int32"),
+            ("Overflow happened on: 9223372036854775807 + 1", "Overflow happened on: # + #"),
+            ("value \"a'b\" of `c", "value '...'c"),
+            ("an é before 'x'", "an é before '...'"),
+            ("plain", "plain"),
+            ("'", "'...'"),
+        ] {
+            assert_eq!(without_values(text), expected);
+        }
     }
 }

@@ -1,24 +1,28 @@
 //! HTTP on loopback: `/livez`, `/readyz`, `/metrics` (Prometheus text) and `/api/v1/status` (JSON). Reads only.
 //!
-//! Requests must name a loopback host (or the address that was configured), so that a web page elsewhere can't reach through a
-//! browser. The pipelines don't depend on any of this.
+//! Requests must name a loopback host (or the address that was configured) and must not come from a page of another one, so that
+//! a web page elsewhere can't reach through a browser. They have no body, and each has a connection of its own that ends soon
+//! ([`door`]). The pipelines have threads of their own and depend on none of this.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 
+use self::door::Door;
 use crate::pipeline::health::{Health, Snapshot, State as PipelineState};
+
+mod door;
 
 /// Serves until the process ends.
 pub async fn serve(listener: tokio::net::TcpListener, health: Vec<Health>) -> std::io::Result<()> {
     let address = listener.local_addr()?;
-    axum::serve(listener, router(address, health)).await
+    axum::serve(Door::new(listener), router(address, health)).await
 }
 
 fn router(address: SocketAddr, health: Vec<Health>) -> Router {
@@ -27,16 +31,43 @@ fn router(address: SocketAddr, health: Vec<Health>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
-        .layer(middleware::from_fn(move |headers: HeaderMap, request: Request, next: Next| async move {
-            if known_host(&headers, address) { next.run(request).await } else { StatusCode::FORBIDDEN.into_response() }
+        .layer(middleware::from_fn(move |request: Request, next: Next| async move {
+            let mut response = match refusal(request.headers(), address) {
+                Some(status) => status.into_response(),
+                None => next.run(request).await,
+            };
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
         }))
         .with_state(health)
 }
 
-fn known_host(headers: &HeaderMap, address: SocketAddr) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    matches!(name, "localhost" | "127.0.0.1" | "[::1]") || name == address.ip().to_string()
+/// Why a request isn't looked at, if it isn't.
+fn refusal(headers: &HeaderMap, address: SocketAddr) -> Option<StatusCode> {
+    let texts = |name| headers.get_all(name).into_iter().map(|value| value.to_str().unwrap_or_default());
+    let known = |host: &str| known_host(host, address);
+    let from_a_known_page = |origin: &str| origin.split_once("://").is_some_and(|(_, host)| known(host));
+    if texts(header::HOST).count() != 1 || !texts(header::HOST).all(known) {
+        return Some(StatusCode::FORBIDDEN);
+    }
+    if !texts(header::ORIGIN).all(from_a_known_page) {
+        return Some(StatusCode::FORBIDDEN);
+    }
+    let has_body =
+        headers.contains_key(header::TRANSFER_ENCODING) || texts(header::CONTENT_LENGTH).any(|length| length != "0");
+    has_body.then_some(StatusCode::PAYLOAD_TOO_LARGE)
+}
+
+/// Whether `host`, with or without a port, is this machine or the address that is listened on.
+fn known_host(host: &str, address: SocketAddr) -> bool {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port),
+        _ => (host, ""),
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let known = |ip: IpAddr| ip.is_loopback() || ip == address.ip();
+    port.bytes().all(|byte| byte.is_ascii_digit())
+        && (bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(known))
 }
 
 /// 200 while every pipeline is running; else 503 with the reasons.
@@ -117,14 +148,57 @@ fn exposition(snapshots: &[Snapshot]) -> String {
 mod tests {
     use super::*;
 
+    fn status_of(headers: &[(header::HeaderName, &str)], address: &str) -> Option<StatusCode> {
+        let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name, value);
+        }
+        refusal(&map, address.parse().unwrap())
+    }
+
+    // Proves: R63
     #[test]
     fn a_request_for_another_host_is_refused() {
-        let address: SocketAddr = "127.0.0.1:9190".parse().unwrap();
-        let host = |name: &str| HeaderMap::from_iter([(header::HOST, name.parse().unwrap())]);
-        assert!(known_host(&host("127.0.0.1:9190"), address));
-        assert!(known_host(&host("localhost"), address));
-        assert!(!known_host(&host("evil.example"), address));
-        assert!(!known_host(&HeaderMap::new(), address));
+        let status = |host: &str, listen: &str| status_of(&[(header::HOST, host)], listen);
+        for host in ["127.0.0.1:9190", "127.0.0.1", "localhost", "LocalHost:80", "[::1]:9190", "[::1]"] {
+            assert_eq!(status(host, "127.0.0.1:9190"), None, "{host}");
+        }
+        assert_eq!(status("[fd00::7]:9190", "[fd00::7]:9190"), None);
+        assert_eq!(status("10.1.2.3:9190", "10.1.2.3:9190"), None);
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "127.0.0.1@evil.example",
+            "10.1.2.3",
+            "localhost:80@evil.example",
+            "",
+            ":",
+            "[::1",
+            "[::1]evil",
+            "localhost.",
+            "127.0.0.1:9190:evil",
+        ] {
+            assert_eq!(status(host, "127.0.0.1:9190"), Some(StatusCode::FORBIDDEN), "{host}");
+        }
+        let twice = [(header::HOST, "localhost"), (header::HOST, "evil.example")];
+        assert_eq!(status_of(&twice, "127.0.0.1:9190"), Some(StatusCode::FORBIDDEN));
+        assert_eq!(status_of(&[], "127.0.0.1:9190"), Some(StatusCode::FORBIDDEN));
+    }
+
+    // Proves: R63
+    #[test]
+    fn a_page_of_another_host_and_a_body_are_refused() {
+        let status = |name: header::HeaderName, value: &str| {
+            status_of(&[(header::HOST, "localhost"), (name, value)], "127.0.0.1:9190")
+        };
+        assert_eq!(status(header::ORIGIN, "http://localhost:9190"), None);
+        assert_eq!(status(header::ORIGIN, "https://evil.example"), Some(StatusCode::FORBIDDEN));
+        assert_eq!(status(header::ORIGIN, "null"), Some(StatusCode::FORBIDDEN));
+        assert_eq!(status(header::CONTENT_LENGTH, "0"), None);
+        assert_eq!(status(header::CONTENT_LENGTH, "1073741824"), Some(StatusCode::PAYLOAD_TOO_LARGE));
+        assert_eq!(status(header::TRANSFER_ENCODING, "chunked"), Some(StatusCode::PAYLOAD_TOO_LARGE));
     }
 
     #[test]

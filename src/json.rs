@@ -121,6 +121,7 @@ mod tests {
         assert!(deeper_than(&"[".repeat(100_000), MAX_DEPTH));
     }
 
+    // Proves: R36
     #[test]
     fn the_depth_bound_is_the_parsers_own() {
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));

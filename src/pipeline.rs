@@ -17,7 +17,7 @@ pub mod protocol;
 mod rerun;
 mod upkeep;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,8 +98,6 @@ pub struct Pipeline {
     holds: HoldSet,
     breaker: Breaker,
     upkeep: Upkeep,
-    /// Fields that no schema knows and that have been warned about.
-    unmapped: BTreeSet<String>,
 }
 
 impl Pipeline {
@@ -116,7 +114,6 @@ impl Pipeline {
             holds: HoldSet::default(),
             breaker,
             upkeep,
-            unmapped: BTreeSet::new(),
         }
     }
 
@@ -257,7 +254,8 @@ impl Pipeline {
     /// Stops the pipeline where a refusal must, or where there are too many of them.
     fn judge(&self, evaluation: &Evaluation) -> Result<()> {
         if let (true, Some(refusal)) = (self.settings.stop_on_refusal, evaluation.refused.first()) {
-            let what = format!("{} is refused at {}: {}", refusal.position, refusal.stage.name(), refusal.reason);
+            let reason = self.stations.engine.reason_without_values(refusal);
+            let what = format!("{} is refused at {}: {reason}", refusal.position, refusal.stage.name());
             return Err(Error::new(Kind::RecordRefused, what).at(format!("topic `{}`", self.settings.topic)).remedy(
                 "mend the producer, the models or the schema and start again; on_error = \"hold_key\" or \"skip_event\" goes on instead",
             ));
@@ -265,8 +263,10 @@ impl Pipeline {
         let read = evaluation.sums.iter().map(|sums| sums.classes.read).sum();
         let refused = evaluation.refused.len() as u64;
         if let Some((refused, read)) = self.breaker.would_trip(Instant::now(), read, refused) {
-            let example =
-                evaluation.refused.first().map(|refusal| format!(", e.g. {}: {}", refusal.position, refusal.reason));
+            let example = evaluation.refused.first().map(|refusal| {
+                let reason = self.stations.engine.reason_without_values(refusal);
+                format!(", e.g. {}: {reason}", refusal.position)
+            });
             let what = format!(
                 "{refused} of {read} records were refused within {:?}{}",
                 self.settings.breaker.window,
@@ -333,25 +333,20 @@ impl Pipeline {
     }
 
     /// Warns once about each field that no schema knows, and counts all of them (P6).
-    fn note_unmapped(&mut self, decoded: &Decoded) {
+    fn note_unmapped(&self, decoded: &Decoded) {
         if decoded.unmapped.is_empty() {
             return;
         }
-        for field in decoded.unmapped.keys() {
-            if self.unmapped.insert(field.clone()) {
-                let pipeline = self.settings.name.as_str();
-                tracing::warn!(
-                    pipeline,
-                    field,
-                    "events carry a field that no schema knows: it is counted and otherwise ignored"
-                );
-            }
+        let mut news = Vec::new();
+        self.health.update(|snapshot| news = snapshot.count_unmapped(&decoded.unmapped));
+        let pipeline = self.settings.name.as_str();
+        for field in news {
+            tracing::warn!(
+                pipeline,
+                field,
+                "events carry a field that no schema knows: it is counted and otherwise ignored"
+            );
         }
-        self.health.update(|snapshot| {
-            for (field, count) in &decoded.unmapped {
-                *snapshot.unmapped.entry(field.clone()).or_default() += count;
-            }
-        });
     }
 
     fn revoke(&mut self, partitions: &[Partition]) {

@@ -222,7 +222,7 @@ struct Body<'a> {
 async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> Result<Option<Vec<Superseded>>> {
     // Only statements that carry the batch's rows may be refused for a row's sake.
     let operator = |error: StatementError| {
-        let mut error = error.into_error();
+        let mut error = error.into_error_about_rows();
         if error.kind == Kind::RowRefused {
             error.kind = Kind::SinkConfig;
         }
@@ -238,7 +238,8 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> R
     failpoint!("after_swap");
     let mut superseded = Vec::new();
     if body.upserts + body.deletes > 0 {
-        superseded = body.merge.run(session, body.upserts, body.deletes).await.map_err(StatementError::into_error)?;
+        let merged = body.merge.run(session, body.upserts, body.deletes).await;
+        superseded = merged.map_err(StatementError::into_error_about_rows)?;
     }
     failpoint!("after_merge");
     for lost in &superseded {
@@ -264,7 +265,7 @@ async fn stage_rows(session: &mut Session, prepared: &Prepared, rows: &RecordBat
         }
     }
     .await;
-    filled.map_err(StatementError::into_error)
+    filled.map_err(StatementError::into_error_about_rows)
 }
 
 /// Upserts and deletes in a batch.

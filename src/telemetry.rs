@@ -1,10 +1,16 @@
 //! Where log lines go: standard error, as text or as one JSON object per line, times in UTC.
+//!
+//! Our own lines hold neither values of events nor secrets, at any level. Those of the libraries beneath are let through only
+//! down to `info`, whatever is asked for: below that nobody has promised anything.
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::error::{Error, Kind, Result};
@@ -52,11 +58,20 @@ fn subscriber<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(writer);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(color).with_writer(writer);
+    let filter = filter.and(filter_fn(|line| is_ours(line.target()) || *line.level() <= Level::INFO));
     match format {
-        LogFormat::Text => Box::new(lines.finish()),
-        LogFormat::Json => Box::new(lines.json().flatten_event(true).with_current_span(false).finish()),
+        LogFormat::Text => Box::new(Registry::default().with(lines.with_filter(filter))),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false);
+            Box::new(Registry::default().with(lines.with_filter(filter)))
+        }
     }
+}
+
+/// Lines of this crate, and those that it writes down for the Kafka client.
+fn is_ours(target: &str) -> bool {
+    target == "librdkafka" || target.split("::").next() == Some("afterimage")
 }
 
 #[cfg(test)]
@@ -102,6 +117,26 @@ mod tests {
         assert_eq!(line["partition"], 3);
         assert_eq!(line["level"], "INFO");
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
+    }
+
+    // Proves: P6
+    #[test]
+    fn libraries_say_nothing_below_info_whatever_is_asked_for() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let log = Log { format: LogFormat::Text, level: LogLevel::Info };
+        let filter = filter(&log, Some("trace,datafusion=trace")).unwrap();
+        let subscriber = subscriber(log.format, filter, false, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::trace!(target: "afterimage::sink", "ours");
+            tracing::debug!(target: "librdkafka", "client");
+            tracing::info!(target: "datafusion::physical_plan", "library");
+            tracing::debug!(target: "datafusion::physical_plan", "canary");
+            tracing::trace!(target: "afterimagery", "canary");
+        });
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        assert!(["ours", "client", "library"].iter().all(|line| text.contains(line)), "{text}");
+        assert!(!text.contains("canary"), "{text}");
     }
 
     #[test]

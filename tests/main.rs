@@ -10,6 +10,7 @@ mod fixtures;
 mod offline;
 mod operations;
 mod road;
+mod security;
 mod servers;
 mod source;
 mod support;

@@ -86,6 +86,7 @@ on_both_servers! {
         finish(running).await;
     }
 
+    // Proves: P2, P5, R33
     async fn a_flood_of_bad_records_stops_the_pipeline_and_applies_nothing_of_it(server) {
         let mut rig = Rig::new(server, Variant::default()).await;
         let config = std::fs::read_to_string(rig.workspace.path().join("afterimage.toml")).unwrap();
@@ -155,6 +156,7 @@ on_both_servers! {
         assert_eq!(rig.database.number("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE()").await, 5);
     }
 
+    // Proves: P6, R42
     async fn a_target_that_would_break_a_promise_is_refused_with_its_remedy(server) {
         let rig = Rig::new(server, Variant::default()).await;
         for (change, code) in [
@@ -181,6 +183,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P5, R33
     async fn a_row_that_only_the_server_refuses_is_found_and_quarantined(server) {
         let mut rig = Rig::new(server, Variant::default()).await;
         rig.database.execute("ALTER TABLE enriched_user ADD CONSTRAINT no_mallory CHECK (user_id <> 'mallory')").await;

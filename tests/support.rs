@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "a toolbox: not every tool is in use at every time")]
 #![allow(unreachable_pub, reason = "the tests are one crate, whose modules use each other's public items")]
 
+pub mod certificates;
 pub mod fixture;
 pub mod kafka;
 pub mod mysql;
@@ -15,3 +16,5 @@ pub mod process;
 pub mod proxy;
 pub mod rig;
 pub mod servers;
+pub mod tap;
+pub mod web;

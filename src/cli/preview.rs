@@ -12,6 +12,7 @@ use arrow::util::pretty::pretty_format_batches;
 use super::{Exit, PreviewArgs, load};
 use crate::config::{Config, LookupFrom, Pipeline, TimestampUnit};
 use crate::decode::{DecodeRefusal, Decoded};
+use crate::diagnostic::printable;
 use crate::error::{Error, Kind, Result};
 use crate::generate::{OwnedRecord, read_events_file};
 use crate::hold::HoldSet;
@@ -103,14 +104,20 @@ fn show_models(out: &mut impl Write, engine: &Engine, limit: usize) -> std::io::
 fn show_outcome(out: &mut impl Write, decoded: &Decoded, evaluation: &Evaluation, limit: usize) -> std::io::Result<()> {
     for refusal in evaluation.refused.iter().take(limit) {
         let model = refusal.model.as_deref().map(|model| format!(" by {model}")).unwrap_or_default();
-        writeln!(out, "refused at {}{model}: {}: {}", refusal.stage.name(), refusal.position, refusal.reason)?;
+        writeln!(
+            out,
+            "refused at {}{model}: {}: {}",
+            refusal.stage.name(),
+            refusal.position,
+            printable(&refusal.reason)
+        )?;
     }
     for held in evaluation.held.iter().take(limit) {
         let users: Vec<&str> = held.keys.iter().map(|key| &*key.0).collect();
-        writeln!(out, "held: {} waits for {}", held.position, users.join(", "))?;
+        writeln!(out, "held: {} waits for {}", held.position, printable(&users.join(", ")))?;
     }
     for (field, count) in &decoded.unmapped {
-        writeln!(out, "no schema knows the field {field}: {count} events carry it")?;
+        writeln!(out, "no schema knows the field {}: {count} events carry it", printable(field))?;
     }
     let deleted = evaluation.latest.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
     if let Some(deleted) = deleted {
@@ -144,7 +151,10 @@ fn show_outcome(out: &mut impl Write, decoded: &Decoded, evaluation: &Evaluation
 fn show_rows(out: &mut impl Write, rows: &RecordBatch, limit: usize) -> std::io::Result<()> {
     if rows.num_rows() > 0 {
         let shown = rows.slice(0, rows.num_rows().min(limit));
-        writeln!(out, "{}", pretty_format_batches(&[shown]).map_err(std::io::Error::other)?)?;
+        let table = pretty_format_batches(&[shown]).map_err(std::io::Error::other)?.to_string();
+        for line in table.lines() {
+            writeln!(out, "{}", printable(line))?;
+        }
     }
     if rows.num_rows() > limit {
         writeln!(out, "and {} more", rows.num_rows() - limit)?;

@@ -3,6 +3,7 @@
 use super::{
     Exit, Format, QuarantineCommand, QuarantineListArgs, QuarantineMarkArgs, QuarantineShowArgs, QuarantineState, load,
 };
+use crate::diagnostic::printable;
 use crate::position::Position;
 use crate::sink::status::{self, QuarantineEntry, Selection};
 
@@ -63,11 +64,11 @@ async fn show(args: &QuarantineShowArgs) -> Result<(), Exit> {
                 "partition {} offset {}: {} ({} attempts)",
                 entry.partition, entry.offset, entry.state, entry.attempts
             );
-            println!("stage     {} {} {}", entry.stage, entry.model, entry.column);
-            println!("reason    {}", entry.reason);
-            println!("keys      {}", entry.keys);
+            println!("stage     {} {} {}", entry.stage, entry.model, printable(&entry.column));
+            println!("reason    {}", printable(&entry.reason));
+            println!("keys      {}", printable(&entry.keys));
             println!("attempts  first {}, last {}", entry.first_attempt, entry.last_attempt);
-            println!("value     {}", entry.value.as_deref().unwrap_or("(null)"));
+            println!("value     {}", printable(entry.value.as_deref().unwrap_or("(null)")));
         }
     }
     Ok(())
@@ -116,9 +117,16 @@ fn print_entries(pipeline: &str, entries: &[QuarantineEntry], format: Format) {
                 }
                 println!("{line}");
             }
+            // Keys and reasons come from outside: nothing in them may drive the terminal.
             Format::Text => println!(
                 "{pipeline} {}/{} {:<9} {:<7} {} {} {}",
-                entry.partition, entry.offset, entry.state, entry.stage, entry.keys, entry.reason, entry.last_attempt
+                entry.partition,
+                entry.offset,
+                entry.state,
+                entry.stage,
+                printable(&entry.keys),
+                printable(&entry.reason),
+                entry.last_attempt
             ),
         }
     }

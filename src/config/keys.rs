@@ -85,7 +85,8 @@ pub(super) static KAFKA: Section = Section {
             "allow_insecure",
             Kind::Flag,
             Absent::Default("false"),
-            "Accept properties that switch the check of the brokers' certificates off.",
+            "Speak to brokers that are not on loopback in plain text, where `security.protocol` says so (as it does by default), and \
+             accept properties that switch the check of their certificates off.",
         ),
     ],
 };

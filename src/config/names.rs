@@ -92,6 +92,7 @@ mod tests {
         assert_eq!(database("app-1"), None);
     }
 
+    // Proves: P6, R62
     #[test]
     fn names_that_would_need_quoting_or_mean_something_else_are_refused() {
         for bad in ["", "a b", "a/b", "-a", "../x", "ü", &"x".repeat(65)] {

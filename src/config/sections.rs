@@ -48,7 +48,33 @@ fn kafka_section<'d>(reader: &Reader<'d>, root: &Table<'d>) -> Option<Kafka> {
     });
     let allow_insecure = reader.flag(&table, "allow_insecure");
     let properties = properties(reader, &table, allow_insecure.unwrap_or_default());
+    if let (Some(brokers), Some(false)) = (&brokers, allow_insecure) {
+        refuse_plain_text(reader, brokers, &properties);
+    }
     Some(Kafka { brokers: brokers?.value, group: group?.value, properties })
+}
+
+/// What leaves this machine is encrypted, unless somebody says by name that it needn't be.
+fn refuse_plain_text(reader: &Reader<'_>, brokers: &Text, properties: &Properties) {
+    let protocol = properties.expose().get("security.protocol").map_or("plaintext", String::as_str);
+    let plain = ["plaintext", "sasl_plaintext"].iter().any(|plain| plain.eq_ignore_ascii_case(protocol));
+    if plain && !brokers.value.split(',').all(|broker| is_loopback(broker_host(broker.trim()))) {
+        // The host itself isn't shown: it may come from a variable, and be something else by mistake.
+        let what = "kafka.brokers is not on loopback, and what is sent there is not encrypted";
+        let help = "set security.protocol = \"ssl\" or \"sasl_ssl\" in [kafka.properties], \
+                    or accept that with allow_insecure = true in [kafka]";
+        reader.fault(code::INSECURE, brokers.place.as_ref(), what, help);
+    }
+}
+
+/// The host of `host:port`, an IPv6 address without its brackets.
+fn broker_host(broker: &str) -> &str {
+    let address = broker.rsplit_once("://").map_or(broker, |(_, address)| address);
+    let host = match address.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => host,
+        _ => address,
+    };
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 /// `host:port, host:port`; a protocol before a host is librdkafka's to judge.

@@ -178,6 +178,7 @@ fn properties_that_the_promises_own_are_refused_by_name() {
     );
 }
 
+// Proves: P6
 #[test]
 fn properties_that_do_not_exist_or_have_impossible_values_are_faults() {
     let fault = |line: &str| fault_with("[mysql]", &format!("[kafka.properties]\n{line}\n[mysql]"));
@@ -186,6 +187,7 @@ fn properties_that_do_not_exist_or_have_impossible_values_are_faults() {
     assert!(odd.starts_with("AI0016 5:") && !odd.contains("hunter2"), "{odd}");
 }
 
+// Proves: P6, R61
 #[test]
 fn certificates_are_checked_unless_that_is_given_up_on_purpose() {
     let lines = "[kafka.properties]\nenable.ssl.certificate.verification = false\n[mysql]";
@@ -498,6 +500,7 @@ fn one_password_is_enough() {
     assert_eq!(codes, ["AI0017", "AI0010"]);
 }
 
+// Proves: P6, R61
 #[test]
 fn off_loopback_the_connection_is_encrypted_unless_that_is_given_up_on_purpose() {
     let tls = |text: &str| accepted(text).mysql.tls;
@@ -519,6 +522,59 @@ fn off_loopback_the_connection_is_encrypted_unless_that_is_given_up_on_purpose()
     );
 }
 
+// Proves: P6, R61
+#[test]
+fn brokers_off_loopback_are_spoken_to_with_tls_unless_that_is_given_up_on_purpose() {
+    let with = |brokers: &str, lines: &str| {
+        SMALL.replace("127.0.0.1:9092", brokers).replace("[mysql]", &format!("{lines}\n[mysql]"))
+    };
+    let plain = ["", "[kafka.properties]\nsecurity.protocol = \"SASL_plaintext\"\nsasl.username = \"a\""];
+    let encrypted = "[kafka.properties]\n\"security.protocol\" = \"ssl\"";
+    for loopback in
+        ["localhost", "LOCALHOST:9092", "127.0.0.1:1,127.9.9.9:2", "[::1]:9092", "PLAINTEXT://127.0.0.1:9092"]
+    {
+        assert!(parse(&with(loopback, "")).is_ok(), "{loopback}");
+    }
+    for remote in [
+        "kafka-1:9092",
+        "127.0.0.1:9092,kafka-1:9092",
+        "127.0.0.1.example.org:9092",
+        "localhost.example.org",
+        "localhost.:9092",
+        "127.1:9092",
+        "0.0.0.0:9092",
+        "[fd00::1]:9092",
+        "[::ffff:10.0.0.1]:9092",
+        "PLAINTEXT://kafka-1:9092",
+        "10.0.0.1",
+    ] {
+        for lines in plain {
+            let found = faults(&with(remote, lines));
+            assert_eq!(found.len(), 1, "{remote}: {found:#?}");
+            assert!(found[0].starts_with("AI0019 3:11 kafka.brokers is not on loopback"), "{}", found[0]);
+            assert!(
+                found[0].contains("allow_insecure = true in [kafka]") && !found[0].contains("kafka-1"),
+                "{}",
+                found[0]
+            );
+            assert!(parse(&with(remote, &format!("allow_insecure = true\n{lines}"))).is_ok(), "{remote}");
+        }
+        assert!(parse(&with(remote, encrypted)).is_ok(), "{remote}");
+    }
+}
+
+// Proves: P6, R61
+#[test]
+fn a_name_that_only_looks_like_loopback_gets_no_plain_text() {
+    for host in ["127.0.0.1.example.org", "localhost.example.org", "localhost.", "127.1", "0.0.0.0", "[fd00::1]"] {
+        let config = accepted(&SMALL.replace("app@127.0.0.1", &format!("app@{host}")));
+        assert_eq!(config.mysql.tls, Tls::Verified { ca_file: None }, "{host}");
+    }
+    for host in ["LOCALHOST", "127.0.0.2", "[::ffff:127.0.0.1]"] {
+        assert_eq!(accepted(&SMALL.replace("app@127.0.0.1", &format!("app@{host}"))).mysql.tls, Tls::Off, "{host}");
+    }
+}
+
 #[test]
 fn listening_off_loopback_is_warned_about() {
     let (_, warnings) = parse(&(SMALL.to_owned() + "[http]\nlisten = \"0.0.0.0:9190\"\n")).unwrap();
@@ -536,6 +592,7 @@ fn an_unreadable_file_is_one_fault() {
 }
 
 /// P6 and the notes on secrets: whatever goes wrong, no secret is shown.
+// Proves: P6, R61
 #[test]
 fn a_secret_never_appears_in_what_is_shown() {
     let folder = tempfile::tempdir().unwrap();

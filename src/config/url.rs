@@ -301,6 +301,7 @@ mod tests {
         assert!(!written("${URL}"));
     }
 
+    // Proves: P6, R61
     #[test]
     fn malformed_urls_are_refused_without_quoting_them() {
         for bad in [

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 /// More different names than this in one batch are no fields but values in the wrong place; the rest counts as one.
 const MAX_NAMES: usize = 256;
 /// Name that the rest goes by.
-const OTHERS: &str = "(other fields)";
+pub const OTHER_FIELDS: &str = "(other fields)";
 /// Longer names are cut: they become labels of metrics.
 const MAX_NAME_CHARS: usize = 128;
 
@@ -37,7 +37,7 @@ impl Unmapped {
     fn new_id(&mut self, name: &str) -> usize {
         let kept: String = match self.counts.len() {
             count if count < MAX_NAMES => name.chars().take(MAX_NAME_CHARS).collect(),
-            _ => OTHERS.to_owned(),
+            _ => OTHER_FIELDS.to_owned(),
         };
         let counts = &mut self.counts;
         *self.ids.entry(kept.into_boxed_str()).or_insert_with(|| {
@@ -91,6 +91,7 @@ mod tests {
         assert_eq!(unmapped.take(), BTreeMap::new());
     }
 
+    // Proves: P6, R62
     #[test]
     fn names_stay_few_and_short() {
         let mut unmapped = Unmapped::default();
@@ -101,7 +102,7 @@ mod tests {
         unmapped.count_pending();
         let names = unmapped.take();
         assert_eq!(names.len(), MAX_NAMES + 1);
-        assert_eq!(names.get(OTHERS), Some(&1));
+        assert_eq!(names.get(OTHER_FIELDS), Some(&1));
         assert!(names.keys().all(|name| name.chars().count() <= MAX_NAME_CHARS));
     }
 }

@@ -126,7 +126,7 @@ fn underlined(line: &str, span: Span) -> (String, String) {
 }
 
 /// No control characters reach the terminal; a tab becomes four blanks.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -356,6 +356,7 @@ error[AI0101]: unknown column \"nme\"
         assert_eq!(found, expected);
     }
 
+    // Proves: P6, R61
     #[test]
     fn secrets_in_quoted_lines_are_starred_out() {
         for line in [

@@ -5,8 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use crate::decode::OTHER_FIELDS;
 use crate::position::Partition;
 use crate::sink::positions::SumChanges;
+
+/// More different names than this are no fields but values in the wrong place; the rest counts as one.
+const MAX_UNMAPPED: usize = 1000;
 
 /// Where a pipeline stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,6 +47,24 @@ pub struct Snapshot {
     pub out_of_order: u64,
     /// Fields that no schema knows, with how many events carried them.
     pub unmapped: BTreeMap<String, u64>,
+}
+
+impl Snapshot {
+    /// Counts fields that no schema knows; yields those that are seen for the first time. Their number is bounded, whatever
+    /// events carry: beyond it they go by [`OTHER_FIELDS`].
+    pub fn count_unmapped(&mut self, counts: &BTreeMap<String, u64>) -> Vec<String> {
+        let mut news = Vec::new();
+        for (field, count) in counts {
+            let known = self.unmapped.contains_key(field);
+            let name = if known || self.unmapped.len() < MAX_UNMAPPED { field.as_str() } else { OTHER_FIELDS };
+            let total = self.unmapped.entry(name.to_owned()).or_insert_with(|| {
+                news.push(name.to_owned());
+                0
+            });
+            *total += count;
+        }
+        news
+    }
 }
 
 /// Shared handle to one pipeline's [`Snapshot`].
@@ -107,4 +129,25 @@ impl Health {
 
 fn now() -> String {
     jiff::Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Proves: P6, R62
+    #[test]
+    fn a_million_names_of_fields_take_no_more_room_than_a_thousand() {
+        let health = Health::new("users");
+        let mut warned = 0;
+        for batch in 0..4000 {
+            let names = (0..250).map(|field| (format!("field {batch} {field}"), 1));
+            let counts: BTreeMap<String, u64> = names.chain([("phone".to_owned(), 1)]).collect();
+            health.update(|snapshot| warned += snapshot.count_unmapped(&counts).len());
+        }
+        let unmapped = health.snapshot().unmapped;
+        assert_eq!((unmapped.len(), warned), (MAX_UNMAPPED + 1, MAX_UNMAPPED + 1));
+        assert_eq!(unmapped["phone"], 4000, "what came early keeps its own count");
+        assert_eq!(unmapped.values().sum::<u64>(), 4000 * 251, "nothing goes uncounted");
+    }
 }

@@ -51,6 +51,7 @@ pub fn push_hex(out: &mut String, value: &[u8]) {
 mod tests {
     use super::*;
 
+    // Proves: R62
     #[test]
     fn quotes_in_names_and_values_stay_inside() {
         assert_eq!(identifier("a`b"), "`a``b`");

@@ -60,11 +60,12 @@ async fn attempt(
             let reason = match error.code {
                 3819 | 4025 => "a CHECK constraint of the target refuses the row".to_owned(),
                 1452 => "a foreign key of the target finds no parent row".to_owned(),
+                1526 => "the target has no partition for the row".to_owned(),
                 1451 => "a foreign key of another table still points at the row".to_owned(),
                 code => format!("MySQL refuses the row with error {code}"),
             };
             Ok(Some(RowFault { row: 0, column: None, reason }))
         }
-        Err(error) => Err(error.into_error()),
+        Err(error) => Err(error.into_error_about_rows()),
     }
 }

@@ -58,11 +58,42 @@ pub fn classify(code: u16) -> Class {
         | 1180
         | 1598 => Class::Disconnect,
         // Too long, out of range, incorrect value, bad date or number, NULL, no default, truncated, overflow, JSON, CHECK on
-        // either server, foreign keys, duplicate in another unique key, SIGNAL in a trigger, row too large, invalid text.
+        // either server, foreign keys, duplicate in another unique key, SIGNAL in a trigger, row too large, invalid text, no partition
+        // of the table for the value.
         1406 | 1264 | 1366 | 1292 | 1048 | 1364 | 1263 | 1265 | 1441 | 1690 | 3140 | 3141 | 3156 | 3819 | 4025
-        | 1452 | 1451 | 1062 | 1644 | 1118 | 1467 | 1300 | 1261 | 1262 | 1411 => Class::Row,
+        | 1452 | 1451 | 1062 | 1644 | 1118 | 1467 | 1300 | 1261 | 1262 | 1411 | 1526 => Class::Row,
         _ => Class::Operator,
     }
+}
+
+/// The server's own code for a packet beyond its limit.
+pub const PACKET_TOO_LARGE: u16 = 1153;
+
+/// Whether an error's message quotes names of accounts, tables, columns and settings, and never a value of a row.
+pub fn is_about_names(code: u16) -> bool {
+    matches!(
+        code,
+        1044 | 1045
+            | 1049
+            | 1054
+            | 1091
+            | 1130
+            | 1136
+            | 1142
+            | 1143
+            | 1146
+            | 1148
+            | 1227
+            | 1305
+            | 1356
+            | 1370
+            | 1449
+            | 1665
+            | 1698
+            | 3948
+            | 4166
+            | PACKET_TOO_LARGE
+    )
 }
 
 /// What the operator can do about an error of class [`Class::Operator`], where there is something definite to say.
@@ -73,7 +104,7 @@ pub fn remedy(code: u16) -> &'static str {
         }
         1049 | 1146 => "run `afterimage migrate`",
         1054 | 1136 => "the table no longer has the columns that the models yield: run `afterimage check --online`",
-        1153 => "raise max_allowed_packet on the server, or lower batch.max_bytes",
+        PACKET_TOO_LARGE => "raise max_allowed_packet on the server, or lower batch.max_bytes",
         1665 => "set binlog_format=ROW on the server",
         _ => "see the server's error reference; the service goes on by itself once it is mended",
     }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts};
+use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, Row, SslOpts};
 
 use super::server_error::{self, Class};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, without_values};
 
 /// How to reach the server; asked anew at every connect, so that a rotated password is found.
 #[derive(Clone)]
@@ -94,13 +94,51 @@ impl Connector {
         let opening = Conn::new(options(&address));
         let conn = match tokio::time::timeout(self.connect_timeout, opening).await {
             Ok(Ok(conn)) => conn,
-            Ok(Err(error)) => return Err(StatementError::from(error).into_error().at(place)),
+            Ok(Err(error)) => return Err(connect_error(error).at(place)),
             Err(_) => return Err(Error::new(Kind::SinkUnavailable, format!("{place}: no answer to connect"))),
         };
         let facts = ServerFacts { version: String::new(), mariadb: false, local_infile: false, max_allowed_packet: 0 };
         let mut session = Session { conn: Some(conn), timeout: self.statement_timeout, facts };
         session.agree().await.map_err(|error| error.at(place))?;
         Ok(session)
+    }
+}
+
+/// Why there is no connection. What is wrong with its encryption is the operator's to mend; there is never one without instead.
+fn connect_error(error: mysql_async::Error) -> Error {
+    let words = innermost(&error);
+    let encryption = match &error {
+        mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => true,
+        mysql_async::Error::Io(IoError::Tls(_)) => true,
+        _ => words.contains("peer certificate") || words.contains("fatal alert"),
+    };
+    if !encryption {
+        return StatementError::from(error).into_error();
+    }
+    Error::new(Kind::SinkConfig, format!("no encrypted connection: {words}")).remedy(encryption_remedy(&words))
+}
+
+/// The words of the error at the bottom: those above repeat that it is one.
+fn innermost(error: &mysql_async::Error) -> String {
+    let mut deepest: &dyn std::error::Error = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+fn encryption_remedy(words: &str) -> &'static str {
+    let about = |part: &str| words.contains(part);
+    if about("does not have this capability") {
+        "switch TLS on at the server; plain text takes allow_insecure = true in [mysql], without ca_file"
+    } else if about("expired") || about("not valid yet") {
+        "renew the server's certificate, or set the clock right"
+    } else if about("not valid for name") {
+        "name the server in [mysql] url as its certificate does, or have one issued for this name"
+    } else if about("UnknownIssuer") || about("BadSignature") {
+        "the server's certificate must be signed by an authority in ca_file of [mysql] (without ca_file: by a public one)"
+    } else {
+        "look at ca_file in [mysql] and at the server's certificate"
     }
 }
 
@@ -275,6 +313,14 @@ impl StatementError {
         Self { class: Class::Disconnect, code: 0, message: message.into() }
     }
 
+    /// The error for the loop, of a statement that carries rows of events. The server's words are kept as far as they are known to be
+    /// about names and settings: others may quote values.
+    pub fn into_error_about_rows(self) -> Error {
+        let quotes = self.class == Class::Operator && !server_error::is_about_names(self.code);
+        let message = if quotes { without_values(&self.message) } else { self.message };
+        Self { message, ..self }.into_error()
+    }
+
     /// The error for the loop. Row errors keep the server's words out: they quote values.
     pub fn into_error(self) -> Error {
         let kind = self.class.kind();
@@ -284,7 +330,9 @@ impl StatementError {
             code => format!("MySQL error {code}: {}", self.message),
         };
         let error = Error::new(kind, what);
-        if kind == Kind::SinkConfig { error.remedy(server_error::remedy(self.code)) } else { error }
+        // Without a code it is the packet limit that the driver itself keeps.
+        let code = if self.code == 0 { server_error::PACKET_TOO_LARGE } else { self.code };
+        if kind == Kind::SinkConfig { error.remedy(server_error::remedy(code)) } else { error }
     }
 }
 
@@ -295,7 +343,7 @@ impl From<mysql_async::Error> for StatementError {
                 Self { class: server_error::classify(error.code), code: error.code, message: error.message }
             }
             // A statement above the server's packet limit: the driver closes the connection, waiting would not help.
-            mysql_async::Error::Driver(mysql_async::DriverError::PacketTooLarge) => Self {
+            mysql_async::Error::Driver(DriverError::PacketTooLarge) => Self {
                 class: Class::Operator,
                 code: 0,
                 message: "a statement is larger than max_allowed_packet".to_owned(),
@@ -308,6 +356,48 @@ impl From<mysql_async::Error> for StatementError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Proves: P6
+    #[test]
+    fn a_message_about_rows_keeps_names_and_loses_values() {
+        let shown = |code: u16, message: &str| {
+            let class = server_error::classify(code);
+            StatementError { class, code, message: message.to_owned() }.into_error_about_rows().to_string()
+        };
+        let denied = shown(1142, "UPDATE command denied to user 'app'@'h' for table 'afterimage_positions'");
+        assert!(denied.contains("'afterimage_positions'"), "{denied}");
+        for (code, message) in [
+            (1064, "You have an error in your SQL syntax near 'canary')' at line 1"),
+            (1526, "Table has no partition for value 4711"),
+            (1406, "Data too long for column 'canary' at row 4711"),
+            (9999, "something new about 'can'ary' and 4711"),
+        ] {
+            let shown = shown(code, message);
+            assert!(!shown.contains("ary") && !shown.contains("4711"), "{shown}");
+            assert!(shown.contains(&code.to_string()), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_encryption_names_what_to_do() {
+        let refused = |words: &str| {
+            let inner = std::io::Error::new(std::io::ErrorKind::InvalidData, words.to_owned());
+            connect_error(mysql_async::Error::Io(IoError::Io(inner)))
+        };
+        for (words, remedy) in [
+            ("invalid peer certificate: certificate expired: verification time 1", "renew"),
+            ("invalid peer certificate: certificate not valid for name \"a\"; certificate is only valid for b", "url"),
+            ("invalid peer certificate: UnknownIssuer", "ca_file"),
+            ("received fatal alert: HandshakeFailure", "ca_file"),
+        ] {
+            let error = refused(words);
+            assert_eq!(error.kind, Kind::SinkConfig);
+            assert!(error.what.contains(words) && error.remedy.contains(remedy), "{error}");
+        }
+        let plain = connect_error(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer));
+        assert!(plain.remedy.contains("switch TLS on"), "{plain}");
+        assert_eq!(refused("connection refused").kind, Kind::SinkUnavailable);
+    }
 
     #[test]
     fn the_info_line_yields_records_and_duplicates() {

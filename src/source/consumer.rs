@@ -409,7 +409,8 @@ fn trouble(code: RDKafkaErrorCode, reason: &str, topic: &str) -> Option<(Heals, 
         RDKafkaErrorCode::SSL => (
             Heals::WithConnection,
             format!("no secure connection to Kafka: {reason}"),
-            "check security.protocol and ssl.ca.location in [kafka.properties]",
+            "the broker's certificate may be expired, be for another name than `brokers` in [kafka] says, or be signed by an authority \
+             that ssl.ca.location doesn't hold; or the port isn't for security.protocol",
         ),
         RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => (
             Heals::WithRecords,

@@ -147,6 +147,7 @@ mod tests {
         }
     }
 
+    // Proves: P6, R61
     #[test]
     fn faults_name_the_property_and_never_its_value() {
         assert_eq!(fault("sasl.password", "hunter2"), None);

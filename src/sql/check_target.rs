@@ -45,7 +45,7 @@ pub(super) fn derive(schema: &Schema, key: &[String], faults: &mut Vec<(String, 
         if MARKS.contains(&name.as_str()) {
             continue;
         }
-        if name.starts_with('_') || VERSION_COLUMNS.contains(&name.as_str()) || name.chars().count() > 64 {
+        if !can_be_a_column(name) || columns.iter().any(|column: &Column| column.name.eq_ignore_ascii_case(name)) {
             let fault =
                 Diagnostic::error("AI0122", format!("{LATEST} yields {name}, which can't be a column of the target"))
                     .help("leave it out of the SELECT, or give it another name");
@@ -67,6 +67,13 @@ pub(super) fn derive(schema: &Schema, key: &[String], faults: &mut Vec<(String, 
         }
     }
     columns
+}
+
+/// Whether a column can have this name: it isn't ours, and MySQL takes it in backticks. It compares names without case.
+fn can_be_a_column(name: &str) -> bool {
+    let ours = name.starts_with('_') || VERSION_COLUMNS.iter().any(|ours| ours.eq_ignore_ascii_case(name));
+    let taken = |c: char| !c.is_control() && u32::from(c) <= 0xffff;
+    !ours && name.chars().count() <= 64 && name.chars().all(taken) && !name.ends_with(' ')
 }
 
 /// The type that keeps values of `kind` exactly, or what to do where there is none.

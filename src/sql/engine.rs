@@ -48,6 +48,8 @@ pub struct Engine {
     routes: Routes,
     /// Key columns of the last [`Evaluation::latest`].
     last_keys: Vec<ArrayRef>,
+    /// The models' texts.
+    texts: Vec<String>,
 }
 
 /// Which steps must run, in order, to have the rows of a model.
@@ -135,6 +137,19 @@ impl Engine {
             target,
             routes,
             last_keys: Vec::new(),
+            texts: models.models.iter().map(|model| model.sql.clone()).collect(),
+        }
+    }
+
+    /// Why a record is refused, fit for logs and for strangers: a model's own words may quote the event, unless they stand in its
+    /// SQL as they are.
+    pub fn reason_without_values<'r>(&self, refusal: &'r Refusal) -> &'r str {
+        let literal = || format!("'{}'", refusal.reason.replace('\'', "''"));
+        match refusal.stage {
+            Stage::Model if !self.texts.iter().any(|text| text.contains(&literal())) => {
+                "its words may quote the event: see `afterimage preview`"
+            }
+            _ => &refusal.reason,
         }
     }
 

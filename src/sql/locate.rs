@@ -211,14 +211,9 @@ pub(super) fn plain(error: &DataFusionError) -> String {
     text
 }
 
-/// `plain` without anything in single quotes: such texts quote values, and values don't belong in logs.
+/// `plain` without what may be values: those don't belong in logs.
 pub(super) fn without_values(error: &DataFusionError) -> String {
-    let text = plain(error);
-    let mut kept = String::with_capacity(text.len());
-    for (index, part) in text.split('\'').enumerate() {
-        kept.push_str(if index % 2 == 0 { part } else { "'...'" });
-    }
-    kept
+    crate::error::without_values(&plain(error))
 }
 
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {

@@ -33,8 +33,9 @@ impl Rows {
         let partition = column(model, &batch, "_partition")?;
         let offset = column(model, &batch, "_offset")?;
         let deleted = column(model, &batch, "_deleted")?;
-        let ts = cast(&column(model, &batch, "ts")?, &event_time_type())
-            .map_err(|error| Error::new(Kind::Model, format!("{model}: ts: {}", locate::plain(&error.into()))))?;
+        let ts = cast(&column(model, &batch, "ts")?, &event_time_type()).map_err(|error| {
+            Error::new(Kind::Model, format!("{model}: ts: {}", locate::without_values(&error.into())))
+        })?;
         let wrong =
             |name: &str| Error::new(Kind::Bug, format!("{model}: column {name} isn't of the type that was checked"));
         let partition = partition.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong("_partition"))?.clone();

@@ -66,12 +66,23 @@ pub struct Broker {
 impl Broker {
     /// Formats a log directory in `home`, starts a broker on free ports, and waits until it answers.
     pub async fn start(libraries: &Path, home: TempDir, properties: &[&str]) -> Self {
+        Self::start_formatted(libraries, home, properties, &[]).await
+    }
+
+    /// The same with further arguments for formatting, e.g. to add users. In `properties`, `{PORT}` and `{CONTROLLER}` stand for
+    /// the ports that were chosen.
+    pub async fn start_formatted(libraries: &Path, home: TempDir, properties: &[&str], arguments: &[&str]) -> Self {
         assert!(libraries.is_dir(), "no Kafka in {}: run scripts/setup test", libraries.display());
         let mut broker = Self { port: free_port().unwrap(), child: None, libraries: libraries.to_owned(), home };
-        let config = broker.properties(free_port().unwrap(), properties);
+        let controller = free_port().unwrap();
+        let config = broker.properties(controller, properties);
+        let config =
+            config.replace("{PORT}", &broker.port.to_string()).replace("{CONTROLLER}", &controller.to_string());
         std::fs::write(broker.home.path().join("server.properties"), config).unwrap();
         std::fs::write(broker.home.path().join("log4j2.xml"), LOGGING).unwrap();
-        let format = ["kafka.tools.StorageTool", "format", "-t", &cluster_id(), "-c", "server.properties"];
+        let cluster = cluster_id();
+        let mut format = vec!["kafka.tools.StorageTool", "format", "-t", &cluster, "-c", "server.properties"];
+        format.extend(arguments);
         let mut formatting = broker.java(&format).spawn().unwrap();
         let status = wait(&mut formatting, START_DEADLINE);
         assert!(status.is_some_and(|status| status.success()), "Kafka's format failed\n{}", broker.log_tail());
@@ -304,7 +315,7 @@ impl Broker {
     fn producer_config(&self) -> ClientConfig {
         let mut config = self.client_config();
         config.set("enable.idempotence", "true").set("linger.ms", "2");
-        config.set("queue.buffering.max.messages", "1000000").set("message.max.bytes", "10000000");
+        config.set("queue.buffering.max.messages", "1000000").set("message.max.bytes", "100000000");
         config
     }
 

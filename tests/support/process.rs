@@ -62,9 +62,15 @@ impl Workspace {
 
     /// Runs `afterimage <arguments>` to its end, which must come within a minute.
     pub fn run(&self, arguments: &[&str]) -> Finished {
+        self.run_with(arguments, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Finished {
         let (out, err) = (self.path().join("stdout"), self.path().join("stderr"));
         let mut child = Command::new(PROGRAM)
             .args(arguments)
+            .envs(environment.iter().copied())
             .current_dir(self.path())
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(&out).unwrap())

@@ -20,12 +20,23 @@ pub struct Variant {
     pub pipeline: String,
     /// Further lines of `[kafka.properties]`.
     pub kafka: String,
+    /// Further lines of `[mysql]`.
+    pub mysql: String,
+    /// Lines of `[http]`.
+    pub http: String,
     pub settings: Settings,
 }
 
 impl Default for Variant {
     fn default() -> Self {
-        Self { partitions: 2, pipeline: String::new(), kafka: String::new(), settings: outcome::settings() }
+        Self {
+            partitions: 2,
+            pipeline: String::new(),
+            kafka: String::new(),
+            mysql: String::new(),
+            http: "enabled = false".to_owned(),
+            settings: outcome::settings(),
+        }
     }
 }
 
@@ -50,8 +61,9 @@ impl Rig {
     /// The same with another address for the service, e.g. a proxy's.
     pub async fn behind(database: Database, url: &str, variant: Variant) -> Self {
         let broker = servers::kafka().await;
-        // Generated events are years old: the broker would expire them.
-        let topic = broker.create_topic(variant.partitions, &[("retention.ms", "-1")]).await;
+        // Generated events are years old: the broker would expire them. Large ones are none of its business either.
+        let configs = [("retention.ms", "-1"), ("max.message.bytes", "100000000")];
+        let topic = broker.create_topic(variant.partitions, &configs).await;
         let workspace = Workspace::new(&config(&broker.brokers(), &topic, url, &variant));
         let rig = Self { broker, topic, database, workspace, variant, written: Vec::new() };
         let migrated = rig.workspace.run(&["migrate"]);
@@ -97,6 +109,11 @@ impl Rig {
         outcome::assert_as_folded(&self.database, &self.expected()).await;
     }
 
+    /// The sums balance (P4), whatever stands in the tables.
+    pub async fn assert_sums_balance(&self) {
+        outcome::read(&self.database).await;
+    }
+
     /// Waits until every record written is behind the stored positions.
     pub async fn wait_until_applied(&self, deadline: Duration) {
         let goal: i64 = self.expected().next_offset.values().sum();
@@ -122,8 +139,9 @@ group = "{topic}"
 {kafka}
 [mysql]
 url = "{url}"
+{mysql}
 [http]
-enabled = false
+{http}
 [pipelines.users]
 topic = "{topic}"
 table = "enriched_user"
@@ -135,6 +153,8 @@ file = "queries/users/lookups/countries.csv"
 key = ["code"]
 "#,
         kafka = variant.kafka,
+        mysql = variant.mysql,
+        http = variant.http,
         pipeline = variant.pipeline,
     )
 }
