@@ -79,7 +79,7 @@ pub struct Assignment {
 /// What [`Source::next`] has to tell.
 #[derive(Debug)]
 pub enum Polled {
-    /// Records of started partitions, at least one.
+    /// Records of started partitions, at least one; or none, where positions have to move across marks of transactions alone.
     Batch(RawBatch),
     /// The group gave us these partitions. Nothing is read of them until [`Source::position`].
     Assigned(Vec<Assignment>),

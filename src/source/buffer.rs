@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
@@ -15,6 +16,10 @@ use super::{Assignment, BatchLimits, PartitionStats, Polled, SourceOptions, Sour
 use crate::error::Error;
 use crate::position::{OffsetRange, Partition};
 use crate::record::{Chunk, RawBatch, RawRecord};
+
+/// How long a position waits for records to take it across marks of transactions: with a producer of many small transactions
+/// this is how often a transaction of ours moves nothing but positions, at most.
+const PASSED: Duration = Duration::from_secs(1);
 
 /// The two threads' common ground.
 pub(super) struct Shared {
@@ -115,7 +120,8 @@ impl Shared {
         if !ended.is_empty() {
             return Some(Polled::AtEnd(ended));
         }
-        if state.events > 0 && (due || state.reaches(limits) || limits.max_wait.is_zero()) {
+        let wanted = state.events > 0 && (due || state.reaches(limits) || limits.max_wait.is_zero());
+        if wanted || state.passed_long_ago() {
             let chunks = state.take(limits);
             if state.paused && !self.is_above_low(&state) {
                 self.attend();
@@ -207,10 +213,13 @@ impl Shared {
         }
     }
 
-    /// Remembers that the client has read all there is of `partition`.
-    pub(super) fn reached_end(&self, partition: Partition) {
+    /// Remembers that the client has read all there is of `partition`; `position`: where it stands, if it says.
+    pub(super) fn reached_end(&self, partition: Partition, position: Option<i64>) {
         let mut state = self.lock();
         if let Some(lane) = state.lanes.get_mut(&partition).filter(|lane| lane.next.is_some()) {
+            if let Some(position) = position {
+                lane.pass(position);
+            }
             lane.at_end = true;
             drop(state);
             self.wake.notify_one();
@@ -225,7 +234,7 @@ impl Shared {
             state.last_generation += 1;
             let generation = state.last_generation;
             // A partition that is assigned twice without having been revoked has been lost in between.
-            if let Some(mut old) = state.lanes.insert(partition, Lane::new(generation)) {
+            if let Some(mut old) = state.lanes.insert(partition, Lane::new(partition, generation)) {
                 let dropped = old.stop();
                 state.forget(dropped);
             }
@@ -412,12 +421,17 @@ impl State {
     fn newly_at_end(&mut self) -> Vec<Assignment> {
         let mut ended = Vec::new();
         for (partition, lane) in &mut self.lanes {
-            if lane.at_end && !lane.end_told && lane.segments.is_empty() {
+            if lane.at_end && !lane.end_told && !lane.has_records() {
                 lane.end_told = true;
                 ended.push(Assignment { partition: *partition, generation: lane.generation });
             }
         }
         ended
+    }
+
+    /// Whether a partition has passed marks of transactions, and no records came after them that would take the position along.
+    fn passed_long_ago(&self) -> bool {
+        self.lanes.values().any(|lane| lane.passed_at.is_some_and(|at| at.elapsed() >= PASSED))
     }
 
     /// Takes at most `limits` records, a fair share of each partition, ascending by partition.
@@ -433,7 +447,7 @@ impl State {
         for (index, partition) in order.iter().enumerate() {
             let Some(lane) = self.lanes.get_mut(partition) else { continue };
             let left = order.len() - index;
-            let at_least = usize::from(index == 0);
+            let at_least = usize::from(chunks.iter().all(Chunk::is_empty));
             let Some(chunk) = lane.take(events.div_ceil(left), bytes.div_ceil(left), at_least) else { continue };
             events -= chunk.len().min(events);
             bytes -= chunk.byte_len().min(bytes);
