@@ -122,8 +122,17 @@ pub struct PartitionStats {
     pub buffered_events: usize,
     /// All there was has been received (not: taken).
     pub at_end: bool,
-    /// End of the partition as of a few seconds ago, where known: the last stable offset.
-    pub end: Option<i64>,
+    /// End of the partition as of a few seconds ago, where known.
+    pub end: Option<End>,
+}
+
+/// Where a partition ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// The last stable offset: reading gets that far. Below `high` while a producer has a transaction open there.
+    pub stable: i64,
+    /// Offset of the next record to be written.
+    pub high: i64,
 }
 
 /// A consumer on a thread of its own. Dropping it asks the thread to end without waiting for it.

@@ -12,7 +12,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
 use super::lane::{Lane, RECORD_OVERHEAD, memory};
-use super::{Assignment, BatchLimits, PartitionStats, Polled, SourceOptions, SourceStats};
+use super::{Assignment, BatchLimits, End, PartitionStats, Polled, SourceOptions, SourceStats};
 use crate::error::Error;
 use crate::position::{OffsetRange, Partition};
 use crate::record::{Chunk, RawBatch, RawRecord};
@@ -342,7 +342,7 @@ impl Shared {
         self.lock().commit_errors += 1;
     }
 
-    pub(super) fn set_end(&self, partition: Partition, end: i64) {
+    pub(super) fn set_end(&self, partition: Partition, end: End) {
         if let Some(lane) = self.lock().lanes.get_mut(&partition) {
             lane.end = Some(end);
         }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::End;
 use crate::position::Partition;
 use crate::record::{Chunk, RawRecord};
 
@@ -32,8 +33,8 @@ pub(super) struct Lane {
     pub(super) at_end: bool,
     /// ... and the loop knows.
     pub(super) end_told: bool,
-    /// Last stable offset, as far as known.
-    pub(super) end: Option<i64>,
+    /// As far as known.
+    pub(super) end: Option<End>,
 }
 
 impl Lane {
