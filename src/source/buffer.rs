@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
@@ -17,6 +17,8 @@ use crate::error::Error;
 use crate::position::{OffsetRange, Partition};
 use crate::record::{Chunk, RawBatch, RawRecord};
 
+/// How often it is asked whether a trouble is over.
+const DOUBT: Duration = Duration::from_secs(10);
 /// How long a position waits for records to take it across marks of transactions: with a producer of many small transactions
 /// this is how often a transaction of ours moves nothing but positions, at most.
 const PASSED: Duration = Duration::from_secs(1);
@@ -49,9 +51,17 @@ struct State {
     /// Applied offsets that wait to be committed for lag tools.
     applied: BTreeMap<Partition, i64>,
     commit_errors: u64,
-    /// The trouble that was reported last and isn't over: a name for it, and what ends it.
-    trouble: Option<(String, Heals)>,
+    /// The trouble that was reported last and isn't over.
+    trouble: Option<Trouble>,
     closing: bool,
+}
+
+/// A trouble that isn't over, as far as known.
+struct Trouble {
+    name: String,
+    heals: Heals,
+    /// When it was last asked whether it is over.
+    asked: Instant,
 }
 
 /// What shows that a trouble is over.
@@ -302,10 +312,10 @@ impl Shared {
     /// Reports trouble, once until it is over. That no broker answers is the least telling of all and replaces no other.
     pub(super) fn trouble(&self, name: String, heals: Heals, error: Error) {
         let mut state = self.lock();
-        let known = state.trouble.as_ref().is_some_and(|(known, _)| *known == name);
+        let known = state.trouble.as_ref().is_some_and(|known| known.name == name);
         let vague = name == RDKafkaErrorCode::AllBrokersDown.to_string() && state.trouble.is_some();
         if !known && !vague {
-            state.trouble = Some((name, heals));
+            state.trouble = Some(Trouble { name, heals, asked: Instant::now() });
             self.report(state, Polled::Trouble(error));
         }
     }
@@ -320,9 +330,26 @@ impl Shared {
 
     /// Ends such trouble as a connection ends.
     pub(super) fn connected(&self) {
-        if self.lock().trouble.as_ref().is_some_and(|(_, heals)| *heals == Heals::WithConnection) {
+        if self.lock().trouble.as_ref().is_some_and(|trouble| trouble.heals == Heals::WithConnection) {
             self.recovered();
         }
+    }
+
+    /// Trouble that records end may be over without any: where nobody writes, nothing more comes of a partition once its end was
+    /// told. So now and then such partitions are begun anew where they stand, and the client tells their end again if it can.
+    pub(super) fn doubt_trouble(&self) {
+        let mut state = self.lock();
+        let Some(trouble) = &mut state.trouble else { return };
+        if trouble.heals != Heals::WithRecords || trouble.asked.elapsed() < DOUBT {
+            return;
+        }
+        trouble.asked = Instant::now();
+        for lane in state.lanes.values_mut().filter(|lane| lane.in_client && !lane.changed && lane.at_end) {
+            lane.wanted = lane.next;
+            lane.changed = true;
+            lane.at_end = false;
+        }
+        self.attend();
     }
 
     pub(super) fn is_closing(&self) -> bool {

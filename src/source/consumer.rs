@@ -136,6 +136,7 @@ fn read(client: &Client, shared: &Shared) -> Result<()> {
         if last_commit.elapsed() >= COMMIT_INTERVAL {
             last_commit = Instant::now();
             commit(client, shared);
+            shared.doubt_trouble();
         }
     }
 }

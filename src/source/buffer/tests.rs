@@ -212,6 +212,24 @@ fn trouble_is_reported_once_until_it_is_over() {
 }
 
 #[test]
+fn where_nobody_writes_the_end_is_asked_for_again_until_trouble_is_over() {
+    let shared = shared();
+    start(&shared, 0, 7);
+    shared.reached_end(0, None);
+    shared.trouble("topic".into(), Heals::WithRecords, Error::new(Kind::BrokerUnavailable, "refused"));
+    shared.doubt_trouble();
+    assert!(shared.changes().is_empty(), "not at once");
+    let ago = Instant::now().checked_sub(DOUBT).unwrap();
+    shared.lock().trouble.as_mut().unwrap().asked = ago;
+    shared.doubt_trouble();
+    let changes = shared.changes();
+    assert_eq!((changes.len(), changes[0].remove, changes[0].from), (1, true, Some(7)));
+    obey(&shared);
+    shared.recovered();
+    assert!(shared.changes().is_empty() && shared.lock().trouble.is_none());
+}
+
+#[test]
 fn marks_of_transactions_at_the_end_move_the_position_with_the_records_before_them_or_after_a_while_alone() {
     let shared = shared();
     start(&shared, 0, 0);
