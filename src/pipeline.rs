@@ -146,8 +146,9 @@ impl Pipeline {
                 // A request to stop comes before more work.
                 biased;
                 _ = self.stop.changed() => continue,
-                () = tokio::time::sleep_until(due.into()) => None,
+                // Before the clock: whatever is due is done below in any case, and nothing that is due can starve the source.
                 polled = self.stations.source.next(&self.settings.limits) => Some(polled),
+                () = tokio::time::sleep_until(due.into()) => None,
             };
             match polled {
                 Some(Polled::Batch(raw)) => self.turn(raw).await?,

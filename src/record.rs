@@ -124,6 +124,8 @@ impl Chunk {
             }
             if index < count { front.push(record) } else { rest.push(record) }
         }
+        // The chunk may reach beyond its last record.
+        rest.to = rest.to.max(self.to);
         *self = rest;
         front
     }

@@ -79,7 +79,7 @@ pub struct Assignment {
 /// What [`Source::next`] has to tell.
 #[derive(Debug)]
 pub enum Polled {
-    /// Records of started partitions, at least one.
+    /// Records of started partitions, at least one; or none, where positions have to move across marks of transactions alone.
     Batch(RawBatch),
     /// The group gave us these partitions. Nothing is read of them until [`Source::position`].
     Assigned(Vec<Assignment>),
@@ -122,8 +122,17 @@ pub struct PartitionStats {
     pub buffered_events: usize,
     /// All there was has been received (not: taken).
     pub at_end: bool,
-    /// End of the partition as of a few seconds ago, where known: the last stable offset.
-    pub end: Option<i64>,
+    /// End of the partition as of a few seconds ago, where known.
+    pub end: Option<End>,
+}
+
+/// Where a partition ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// The last stable offset: reading gets that far. Below `high` while a producer has a transaction open there.
+    pub stable: i64,
+    /// Offset of the next record to be written.
+    pub high: i64,
 }
 
 /// A consumer on a thread of its own. Dropping it asks the thread to end without waiting for it.

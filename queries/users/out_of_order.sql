@@ -13,7 +13,9 @@ WITH suspects AS (
     -- The highest time up to and including each event, in the order of the topic.
     SELECT
         a.user_id, a.ts, a._partition, a._offset,
-        k._known_ts, k._known_partition, k._known_offset,
+        -- Partitions keep no order among each other: what is known from another one is no evidence.
+        CASE WHEN k._known_partition = a._partition THEN k._known_ts END AS _known_ts,
+        k._known_partition, k._known_offset,
         MAX(a.ts) OVER (
             PARTITION BY a.user_id, a._partition ORDER BY a._offset
             ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW

@@ -20,6 +20,10 @@ use crate::source::{self, Assignment, Verdict, Watermarks, position_check};
 /// How long until a halted partition is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// Fenced so often within that time, while the group gave the partition to us all along: somebody outside of the group has it.
+const CONTESTED: usize = 3;
+const CONTESTED_WITHIN: Duration = Duration::from_secs(300);
+
 /// Assignments that aren't positioned yet.
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
@@ -28,6 +32,8 @@ pub(super) struct Adoption {
     /// Ends of the partitions when we began, for `--until-caught-up`.
     goals: Option<BTreeMap<Partition, i64>>,
     asked_offsets: Option<Instant>,
+    /// When each assignment was fenced lately.
+    fenced: BTreeMap<Assignment, Vec<Instant>>,
 }
 
 impl Adoption {
@@ -43,6 +49,15 @@ impl Adoption {
 
     pub(super) fn revoke(&mut self, partitions: &[Partition]) {
         self.waiting.retain(|partition, _| !partitions.contains(partition));
+        self.fenced.retain(|assignment, _| !partitions.contains(&assignment.partition));
+    }
+
+    /// Remembers that `assignment` was fenced; whether that keeps happening. A former owner that doesn't know yet does it once.
+    fn fenced(&mut self, assignment: Assignment) -> bool {
+        let times = self.fenced.entry(assignment).or_default();
+        times.retain(|at| at.elapsed() < CONTESTED_WITHIN);
+        times.push(Instant::now());
+        times.len() >= CONTESTED
     }
 
     /// When the next one is due.
@@ -50,6 +65,16 @@ impl Adoption {
         let far = Instant::now() + Duration::from_secs(3600);
         self.waiting.values().map(|(_, when)| *when).min().unwrap_or(far)
     }
+}
+
+/// Two that take a partition from each other do no damage, but half of their work is in vain, and nobody meant it.
+fn contested() -> Error {
+    let what = "this partition is taken away again and again by an instance that is not of this consumer group: two deployments \
+                run this pipeline against one database";
+    Error::new(Kind::Fenced, what).remedy(
+        "stop one of them (`afterimage status` names the owner of each partition), or give both the same `group`, or the pipelines \
+         different names",
+    )
 }
 
 /// What the brokers say about the topic now.
@@ -223,6 +248,9 @@ impl Pipeline {
             self.holds.forget(*partition);
             let pause = if moved { Duration::ZERO } else { Duration::from_secs(3) };
             self.adoption.add_at(vec![owned.assignment], Instant::now() + pause);
+            if !moved && self.adoption.fenced(owned.assignment) {
+                self.halt_partition(owned.assignment, &contested());
+            }
         }
         let pipeline = self.settings.name.as_str();
         if moved {

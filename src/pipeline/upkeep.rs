@@ -2,11 +2,13 @@
 //!
 //! None of it may stop the road: what fails for lack of a database is left for the next time.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Pipeline, policy, sum_changes};
 use crate::error::Result;
+use crate::position::Partition;
 use crate::record::RawBatch;
 use crate::sink::positions::SumChanges;
 use crate::sink::session::Connector;
@@ -17,6 +19,8 @@ use crate::work::Evaluation;
 const LOOK_AT_MARKS: Duration = Duration::from_secs(1);
 const LOOK_AT_LOOKUPS: Duration = Duration::from_secs(2);
 const SWEEP_TOMBSTONES: Duration = Duration::from_secs(10);
+/// After so many intervals without an end a producer's transaction is worth a warning.
+const OPEN_FOR_LONG: u32 = 6;
 
 /// What the sink said about a committed batch.
 #[derive(Debug, Default)]
@@ -82,6 +86,8 @@ pub(super) struct Upkeep {
     summary_due: Instant,
     summary: Summary,
     newest_event_ns: Option<i64>,
+    /// By partition: where a producer's open transaction begins, and for how many intervals it has been there.
+    open_transactions: BTreeMap<Partition, (i64, u32)>,
 }
 
 impl Upkeep {
@@ -95,6 +101,7 @@ impl Upkeep {
             summary_due: now + metrics_interval,
             summary: Summary { start_us: now_us(), ..Summary::default() },
             newest_event_ns: None,
+            open_transactions: BTreeMap::new(),
         }
     }
 
@@ -116,10 +123,13 @@ impl Pipeline {
             let done = self.refresh_lookups().await;
             self.tolerate("refreshing lookups", done)?;
         }
-        if now >= self.upkeep.tombstones && !self.owned.is_empty() {
+        if now >= self.upkeep.tombstones {
+            // Also without a partition: what stays due is all that the loop would ever do.
             self.upkeep.tombstones = now + SWEEP_TOMBSTONES;
-            let done = self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop);
-            self.tolerate("expiring tombstones", done)?;
+            if !self.owned.is_empty() {
+                let done = self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop);
+                self.tolerate("expiring tombstones", done)?;
+            }
         }
         if now >= self.upkeep.summary_due {
             self.write_summary().await;
@@ -240,13 +250,14 @@ impl Pipeline {
         );
     }
 
-    /// Records between our positions and the ends of our partitions, as of a few seconds ago.
+    /// Records between our positions and the ends of our partitions, as of a few seconds ago; those behind an open transaction
+    /// count, although they can't be read yet.
     fn lag(&self) -> Option<i64> {
         let stats = self.stations.source.stats();
         let mut lag = None;
         for known in &stats.partitions {
             if let (Some(owned), Some(end)) = (self.owned.get(&known.assignment.partition), known.end) {
-                *lag.get_or_insert(0) += (end - owned.next_offset).max(0);
+                *lag.get_or_insert(0) += (end.high - owned.next_offset).max(0);
             }
         }
         lag
@@ -256,9 +267,37 @@ impl Pipeline {
         self.upkeep.newest_event_ns.map(|newest| now_us() / 1000 - newest / 1_000_000)
     }
 
+    /// Names partitions whose records wait for the end of a producer's transaction, once that has taken long (P6): a producer
+    /// that is gone for good stalls its partition without an error anywhere.
+    fn note_open_transactions(&mut self) {
+        let mut open = BTreeMap::new();
+        for known in self.stations.source.stats().partitions {
+            let (partition, Some(end)) = (known.assignment.partition, known.end) else { continue };
+            if end.stable >= end.high {
+                continue;
+            }
+            let intervals = match self.upkeep.open_transactions.get(&partition) {
+                Some((stable, intervals)) if *stable == end.stable => intervals + 1,
+                _ => 0,
+            };
+            open.insert(partition, (end.stable, intervals));
+            if intervals == OPEN_FOR_LONG {
+                tracing::warn!(
+                    pipeline = self.settings.name,
+                    partition,
+                    offset = end.stable,
+                    records = end.high - end.stable,
+                    "records wait for the end of a producer's open transaction"
+                );
+            }
+        }
+        self.upkeep.open_transactions = open;
+    }
+
     /// Writes the interval's row, if anything was known of it, and begins the next interval. Best effort.
     pub(super) async fn write_summary(&mut self) {
         self.upkeep.summary_due = Instant::now() + self.upkeep.metrics_interval;
+        self.note_open_transactions();
         let (lag, freshness) = (self.lag(), self.freshness_ms());
         let next = Summary { start_us: now_us(), ..Summary::default() };
         let mut summary = std::mem::replace(&mut self.upkeep.summary, next);

@@ -89,7 +89,7 @@ impl Broker {
                 return Ok(None);
             }
             partitions.sort_unstable();
-            Ok(Some(TopicDescription { id: topic_id::topic_id(client.client(), &name, timeout), partitions }))
+            Ok(Some(TopicDescription { id: topic_id::topic_id(client.client(), &name, timeout)?, partitions }))
         })
         .await
     }

@@ -6,15 +6,22 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
 use super::lane::{Lane, RECORD_OVERHEAD, memory};
-use super::{Assignment, BatchLimits, PartitionStats, Polled, SourceOptions, SourceStats};
+use super::{Assignment, BatchLimits, End, PartitionStats, Polled, SourceOptions, SourceStats};
 use crate::error::Error;
 use crate::position::{OffsetRange, Partition};
 use crate::record::{Chunk, RawBatch, RawRecord};
+
+/// How often it is asked whether a trouble is over.
+const DOUBT: Duration = Duration::from_secs(10);
+/// How long a position waits for records to take it across marks of transactions: with a producer of many small transactions
+/// this is how often a transaction of ours moves nothing but positions, at most.
+const PASSED: Duration = Duration::from_secs(1);
 
 /// The two threads' common ground.
 pub(super) struct Shared {
@@ -44,9 +51,17 @@ struct State {
     /// Applied offsets that wait to be committed for lag tools.
     applied: BTreeMap<Partition, i64>,
     commit_errors: u64,
-    /// The trouble that was reported last and isn't over: a name for it, and what ends it.
-    trouble: Option<(String, Heals)>,
+    /// The trouble that was reported last and isn't over.
+    trouble: Option<Trouble>,
     closing: bool,
+}
+
+/// A trouble that isn't over, as far as known.
+struct Trouble {
+    name: String,
+    heals: Heals,
+    /// When it was last asked whether it is over.
+    asked: Instant,
 }
 
 /// What shows that a trouble is over.
@@ -115,7 +130,8 @@ impl Shared {
         if !ended.is_empty() {
             return Some(Polled::AtEnd(ended));
         }
-        if state.events > 0 && (due || state.reaches(limits) || limits.max_wait.is_zero()) {
+        let wanted = state.events > 0 && (due || state.reaches(limits) || limits.max_wait.is_zero());
+        if wanted || state.passed_long_ago() {
             let chunks = state.take(limits);
             if state.paused && !self.is_above_low(&state) {
                 self.attend();
@@ -207,10 +223,13 @@ impl Shared {
         }
     }
 
-    /// Remembers that the client has read all there is of `partition`.
-    pub(super) fn reached_end(&self, partition: Partition) {
+    /// Remembers that the client has read all there is of `partition`; `position`: where it stands, if it says.
+    pub(super) fn reached_end(&self, partition: Partition, position: Option<i64>) {
         let mut state = self.lock();
         if let Some(lane) = state.lanes.get_mut(&partition).filter(|lane| lane.next.is_some()) {
+            if let Some(position) = position {
+                lane.pass(position);
+            }
             lane.at_end = true;
             drop(state);
             self.wake.notify_one();
@@ -225,7 +244,7 @@ impl Shared {
             state.last_generation += 1;
             let generation = state.last_generation;
             // A partition that is assigned twice without having been revoked has been lost in between.
-            if let Some(mut old) = state.lanes.insert(partition, Lane::new(generation)) {
+            if let Some(mut old) = state.lanes.insert(partition, Lane::new(partition, generation)) {
                 let dropped = old.stop();
                 state.forget(dropped);
             }
@@ -293,10 +312,10 @@ impl Shared {
     /// Reports trouble, once until it is over. That no broker answers is the least telling of all and replaces no other.
     pub(super) fn trouble(&self, name: String, heals: Heals, error: Error) {
         let mut state = self.lock();
-        let known = state.trouble.as_ref().is_some_and(|(known, _)| *known == name);
+        let known = state.trouble.as_ref().is_some_and(|known| known.name == name);
         let vague = name == RDKafkaErrorCode::AllBrokersDown.to_string() && state.trouble.is_some();
         if !known && !vague {
-            state.trouble = Some((name, heals));
+            state.trouble = Some(Trouble { name, heals, asked: Instant::now() });
             self.report(state, Polled::Trouble(error));
         }
     }
@@ -311,9 +330,26 @@ impl Shared {
 
     /// Ends such trouble as a connection ends.
     pub(super) fn connected(&self) {
-        if self.lock().trouble.as_ref().is_some_and(|(_, heals)| *heals == Heals::WithConnection) {
+        if self.lock().trouble.as_ref().is_some_and(|trouble| trouble.heals == Heals::WithConnection) {
             self.recovered();
         }
+    }
+
+    /// Trouble that records end may be over without any: where nobody writes, nothing more comes of a partition once its end was
+    /// told. So now and then such partitions are begun anew where they stand, and the client tells their end again if it can.
+    pub(super) fn doubt_trouble(&self) {
+        let mut state = self.lock();
+        let Some(trouble) = &mut state.trouble else { return };
+        if trouble.heals != Heals::WithRecords || trouble.asked.elapsed() < DOUBT {
+            return;
+        }
+        trouble.asked = Instant::now();
+        for lane in state.lanes.values_mut().filter(|lane| lane.in_client && !lane.changed && lane.at_end) {
+            lane.wanted = lane.next;
+            lane.changed = true;
+            lane.at_end = false;
+        }
+        self.attend();
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -333,7 +369,7 @@ impl Shared {
         self.lock().commit_errors += 1;
     }
 
-    pub(super) fn set_end(&self, partition: Partition, end: i64) {
+    pub(super) fn set_end(&self, partition: Partition, end: End) {
         if let Some(lane) = self.lock().lanes.get_mut(&partition) {
             lane.end = Some(end);
         }
@@ -412,12 +448,17 @@ impl State {
     fn newly_at_end(&mut self) -> Vec<Assignment> {
         let mut ended = Vec::new();
         for (partition, lane) in &mut self.lanes {
-            if lane.at_end && !lane.end_told && lane.segments.is_empty() {
+            if lane.at_end && !lane.end_told && !lane.has_records() {
                 lane.end_told = true;
                 ended.push(Assignment { partition: *partition, generation: lane.generation });
             }
         }
         ended
+    }
+
+    /// Whether a partition has passed marks of transactions, and no records came after them that would take the position along.
+    fn passed_long_ago(&self) -> bool {
+        self.lanes.values().any(|lane| lane.passed_at.is_some_and(|at| at.elapsed() >= PASSED))
     }
 
     /// Takes at most `limits` records, a fair share of each partition, ascending by partition.
@@ -433,7 +474,7 @@ impl State {
         for (index, partition) in order.iter().enumerate() {
             let Some(lane) = self.lanes.get_mut(partition) else { continue };
             let left = order.len() - index;
-            let at_least = usize::from(index == 0);
+            let at_least = usize::from(chunks.iter().all(Chunk::is_empty));
             let Some(chunk) = lane.take(events.div_ceil(left), bytes.div_ceil(left), at_least) else { continue };
             events -= chunk.len().min(events);
             bytes -= chunk.byte_len().min(bytes);

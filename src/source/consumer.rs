@@ -138,6 +138,7 @@ fn read(client: &Client, shared: &Shared) -> Result<()> {
             failpoint!("in_poll");
             last_commit = Instant::now();
             commit(client, shared);
+            shared.doubt_trouble();
         }
     }
 }
@@ -232,7 +233,7 @@ fn fault(client: &Client, shared: &Shared, error: KafkaError) -> Result<()> {
     match error {
         KafkaError::PartitionEOF(partition) => {
             shared.recovered();
-            shared.reached_end(partition);
+            shared.reached_end(partition, position(client, shared.topic(), partition));
         }
         KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => find_lost(client, shared),
         // Reported with its text through Context::error, unless it is the end.
@@ -249,6 +250,15 @@ fn fault(client: &Client, shared: &Shared, error: KafkaError) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where the client stands in `partition`. Other than the last record's offset this counts the marks of transactions.
+fn position(client: &Client, topic: &str, partition: Partition) -> Option<i64> {
+    let positions = client.position().ok()?;
+    match positions.find_partition(topic, partition)?.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    }
 }
 
 /// Some partition's offset is out of range; the client's error doesn't say which. Asks the brokers for the limits of those being

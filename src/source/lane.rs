@@ -1,7 +1,10 @@
 //! One assigned partition: what the loop wants of it, and its buffered records.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
+use super::End;
+use crate::position::Partition;
 use crate::record::{Chunk, RawRecord};
 
 /// A segment is closed above so many records or bytes, so that taking a part of a long buffer copies little.
@@ -12,6 +15,7 @@ pub(super) const RECORD_OVERHEAD: usize = 40;
 
 /// One assigned partition.
 pub(super) struct Lane {
+    partition: Partition,
     pub(super) generation: u64,
     /// Where the loop wants it to be read from; `None` stops it.
     pub(super) wanted: Option<i64>,
@@ -21,24 +25,29 @@ pub(super) struct Lane {
     pub(super) in_client: bool,
     /// Offset after the last accepted record; records below it are repeats. `None` refuses all.
     pub(super) next: Option<i64>,
+    /// The last one may be empty: it leads across marks of transactions, which are no records.
     pub(super) segments: VecDeque<Chunk>,
+    /// Since when nothing but such an empty one is there.
+    pub(super) passed_at: Option<Instant>,
     /// All there is has been received.
     pub(super) at_end: bool,
     /// ... and the loop knows.
     pub(super) end_told: bool,
-    /// Last stable offset, as far as known.
-    pub(super) end: Option<i64>,
+    /// As far as known.
+    pub(super) end: Option<End>,
 }
 
 impl Lane {
-    pub(super) fn new(generation: u64) -> Self {
+    pub(super) fn new(partition: Partition, generation: u64) -> Self {
         Self {
+            partition,
             generation,
             wanted: None,
             changed: false,
             in_client: false,
             next: None,
             segments: VecDeque::new(),
+            passed_at: None,
             at_end: false,
             end_told: false,
             end: None,
@@ -60,14 +69,36 @@ impl Lane {
         let grown = memory(&chunk) - before;
         self.segments.push_back(chunk);
         self.next = Some(record.offset + 1);
+        self.passed_at = None;
         self.at_end = false;
         self.end_told = false;
         grown
     }
 
+    /// Takes note that the client stands at `to`, behind marks of transactions and records of aborted ones that it doesn't hand
+    /// over. Positions follow: once these offsets expire, they must not look like records that were never read.
+    pub(super) fn pass(&mut self, to: i64) {
+        let Some(next) = self.next.filter(|next| *next < to) else { return };
+        if let Some(last) = self.segments.back_mut() {
+            last.to = to;
+        } else {
+            let mut across = Chunk::new(self.partition, next);
+            across.to = to;
+            self.segments.push_back(across);
+            self.passed_at = Some(Instant::now());
+        }
+        self.next = Some(to);
+    }
+
+    /// Whether records wait to be taken.
+    pub(super) fn has_records(&self) -> bool {
+        self.segments.iter().any(|chunk| !chunk.is_empty())
+    }
+
     /// Refuses further records and drops the buffered ones; returns how many records and bytes that were.
     pub(super) fn stop(&mut self) -> (usize, usize) {
         self.next = None;
+        self.passed_at = None;
         self.at_end = false;
         self.end_told = false;
         let dropped = self.segments.drain(..);
@@ -77,11 +108,12 @@ impl Lane {
     /// The first records within the limits, but not fewer than `at_least`.
     pub(super) fn take(&mut self, max_events: usize, max_bytes: usize, at_least: usize) -> Option<Chunk> {
         let mut taken: Option<Chunk> = None;
+        self.passed_at = None;
         while let Some(front) = self.segments.front_mut() {
             let (events, bytes) = taken.as_ref().map_or((0, 0), |chunk| (chunk.len(), chunk.byte_len()));
             let count = fitting(front, max_events - events.min(max_events), max_bytes - bytes.min(max_bytes));
             let count = count.max(at_least.saturating_sub(events));
-            if count == 0 {
+            if count == 0 && !front.is_empty() {
                 break;
             }
             let whole = count >= front.len();
@@ -91,7 +123,10 @@ impl Lane {
             }
             match &mut taken {
                 None => taken = Some(part),
-                Some(chunk) => part.records().for_each(|record| chunk.push(record)),
+                Some(chunk) => {
+                    part.records().for_each(|record| chunk.push(record));
+                    chunk.to = chunk.to.max(part.to);
+                }
             }
             if !whole {
                 break;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::End;
 use crate::position::Partition;
 
 #[derive(Debug, Deserialize)]
@@ -33,6 +34,9 @@ struct PartitionState {
     /// Last stable offset, negative while unknown.
     #[serde(default)]
     ls_offset: i64,
+    /// Where the next record goes, negative while unknown.
+    #[serde(default)]
+    hi_offset: i64,
 }
 
 impl Statistics {
@@ -45,11 +49,14 @@ impl Statistics {
     }
 
     /// The known ends of the topic's partitions.
-    pub(super) fn ends(&self, topic: &str) -> impl Iterator<Item = (Partition, i64)> {
+    pub(super) fn ends(&self, topic: &str) -> impl Iterator<Item = (Partition, End)> {
         let partitions = self.topics.get(topic).into_iter().flat_map(|topic| topic.partitions.values());
         partitions
             .filter(|state| state.partition >= 0 && state.ls_offset >= 0)
-            .map(|state| (state.partition, state.ls_offset))
+            .map(|state| {
+                let end = End { stable: state.ls_offset, high: state.hi_offset.max(state.ls_offset) };
+                (state.partition, end)
+            })
     }
 }
 
@@ -66,7 +73,7 @@ mod tests {
                 "-1":{"partition":-1,"ls_offset":0}}}}}"#;
         let statistics = Statistics::parse(json).unwrap();
         assert!(!statistics.any_broker_up());
-        assert_eq!(statistics.ends("t").collect::<Vec<_>>(), [(0, 7)]);
+        assert_eq!(statistics.ends("t").collect::<Vec<_>>(), [(0, End { stable: 7, high: 9 })]);
         assert_eq!(statistics.ends("other").count(), 0);
         assert!(Statistics::parse(b"{").is_none());
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rdkafka::bindings as ffi;
 use rdkafka::client::{Client, ClientContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 /// Destroys what librdkafka has allocated.
 struct Owned<T> {
@@ -38,41 +39,54 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// The id of `topic` as librdkafka writes it (base64, 22 characters); `None` where the brokers don't tell, in time or at all.
-pub(super) fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Option<String> {
-    let name = CString::new(topic).ok()?;
-    let event = describe(client, &name, timeout)?;
+/// The id of `topic` as librdkafka writes it (base64, 22 characters); `None` where the brokers know of none.
+///
+/// A question that fails is an error, never `None`: without the id a topic that was created anew goes unnoticed.
+pub(super) fn topic_id<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> KafkaResult<Option<String>> {
+    let failed = |code: RDKafkaErrorCode| Err(KafkaError::AdminOp(code));
+    let Ok(name) = CString::new(topic) else { return failed(RDKafkaErrorCode::InvalidTopic) };
+    let Some(event) = describe(client, &name, timeout) else { return failed(RDKafkaErrorCode::OperationTimedOut) };
     // SAFETY: `event` is a live event; the result and all that hangs on it belong to the event, which outlives this block.
     // librdkafka returns null where there is nothing, which is checked at each step.
     unsafe {
-        if ffi::rd_kafka_event_error(event.as_ptr()) != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return None;
+        let code = ffi::rd_kafka_event_error(event.as_ptr());
+        // Brokers without this question know of no ids.
+        if code == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE {
+            return Ok(None);
+        }
+        if code != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return failed(code.into());
         }
         let result = ffi::rd_kafka_event_DescribeTopics_result(event.as_ptr());
         if result.is_null() {
-            return None;
+            return failed(RDKafkaErrorCode::Fail);
         }
         let mut count = 0;
         let topics = ffi::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
         if topics.is_null() || count != 1 {
-            return None;
+            return failed(RDKafkaErrorCode::Fail);
         }
         let description = *topics;
         let error = ffi::rd_kafka_TopicDescription_error(description);
-        if ffi::rd_kafka_error_code(error) != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return None;
+        let code = ffi::rd_kafka_error_code(error);
+        if code != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return failed(code.into());
         }
         let id = ffi::rd_kafka_TopicDescription_topic_id(description);
         if id.is_null() {
-            return None;
+            return Ok(None);
         }
         let text = ffi::rd_kafka_Uuid_base64str(id);
         if text.is_null() {
-            return None;
+            return Ok(None);
         }
-        let text = CStr::from_ptr(text).to_str().ok()?;
+        let text = CStr::from_ptr(text).to_string_lossy().into_owned();
         // The zero id stands for brokers that know of none.
-        (!text.starts_with("AAAAAAAAAAAAAAAAAAAAAA")).then(|| text.to_owned())
+        Ok((!text.starts_with("AAAAAAAAAAAAAAAAAAAAAA")).then_some(text))
     }
 }
 

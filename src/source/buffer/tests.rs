@@ -143,16 +143,16 @@ fn the_end_is_told_after_all_records_before_it_and_again_after_new_ones() {
     let shared = shared();
     let assignment = start(&shared, 0, 0);
     let other = start(&shared, 1, 0);
-    shared.reached_end(1);
+    shared.reached_end(1, None);
     shared.accept(record(0, 0, b"x"));
-    shared.reached_end(0);
+    shared.reached_end(0, None);
     assert!(matches!(shared.poll(&limits(9, 99), true), Some(Polled::AtEnd(ends)) if ends == [other]));
     assert_eq!(batch(&shared, &limits(9, 99)).len(), 1);
     assert!(matches!(shared.poll(&limits(9, 99), false), Some(Polled::AtEnd(ends)) if ends == [assignment]));
     assert!(shared.poll(&limits(9, 99), false).is_none());
     shared.accept(record(0, 1, b"x"));
     assert!(!shared.stats().partitions[0].at_end);
-    shared.reached_end(0);
+    shared.reached_end(0, None);
     assert_eq!(batch(&shared, &limits(9, 99)).len(), 1);
     assert!(matches!(shared.poll(&limits(9, 99), false), Some(Polled::AtEnd(_))));
 }
@@ -212,6 +212,45 @@ fn trouble_is_reported_once_until_it_is_over() {
 }
 
 #[test]
+fn where_nobody_writes_the_end_is_asked_for_again_until_trouble_is_over() {
+    let shared = shared();
+    start(&shared, 0, 7);
+    shared.reached_end(0, None);
+    shared.trouble("topic".into(), Heals::WithRecords, Error::new(Kind::BrokerUnavailable, "refused"));
+    shared.doubt_trouble();
+    assert!(shared.changes().is_empty(), "not at once");
+    let ago = Instant::now().checked_sub(DOUBT).unwrap();
+    shared.lock().trouble.as_mut().unwrap().asked = ago;
+    shared.doubt_trouble();
+    let changes = shared.changes();
+    assert_eq!((changes.len(), changes[0].remove, changes[0].from), (1, true, Some(7)));
+    obey(&shared);
+    shared.recovered();
+    assert!(shared.changes().is_empty() && shared.lock().trouble.is_none());
+}
+
+#[test]
+fn marks_of_transactions_at_the_end_move_the_position_with_the_records_before_them_or_after_a_while_alone() {
+    let shared = shared();
+    start(&shared, 0, 0);
+    shared.accept(record(0, 0, b"a"));
+    shared.reached_end(0, Some(2));
+    let taken = batch(&shared, &limits(10, 1000));
+    assert_eq!((taken.chunks[0].range().from, taken.chunks[0].range().to, taken.len()), (0, 2, 1));
+    // Nothing but marks: not at once, as records may follow.
+    shared.reached_end(0, Some(5));
+    assert!(!matches!(shared.poll(&limits(10, 1000), true), Some(Polled::Batch(_))));
+    std::thread::sleep(PASSED);
+    let taken = batch(&shared, &limits(10, 1000));
+    assert_eq!((taken.chunks[0].range().from, taken.chunks[0].range().to, taken.len()), (2, 5, 0));
+    // Records take it along.
+    shared.reached_end(0, Some(6));
+    shared.accept(record(0, 6, b"b"));
+    let taken = batch(&shared, &limits(10, 1000));
+    assert_eq!((taken.chunks[0].range().from, taken.chunks[0].range().to, taken.len()), (5, 7, 1));
+}
+
+#[test]
 fn a_record_larger_than_a_batch_comes_alone_and_starves_nobody() {
     let shared = shared();
     for partition in 0..2 {
@@ -242,6 +281,8 @@ enum Step {
     Obey,
     /// The next offsets of what the client reads there, leaving out so many.
     Records(Partition, usize, i64),
+    /// The end, so many offsets behind what was read last.
+    End(Partition, i64),
     Take(usize, usize),
 }
 
@@ -253,7 +294,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (partition.clone(), 0i64..50).prop_map(|(partition, from)| Step::Position(partition, from)),
         1 => partition.clone().prop_map(Step::Halt),
         4 => Just(Step::Obey),
-        6 => (partition, 1usize..20, 0i64..3).prop_map(|(partition, count, gap)| Step::Records(partition, count, gap)),
+        6 => (partition.clone(), 1usize..20, 0i64..3).prop_map(|(partition, count, gap)| Step::Records(partition, count, gap)),
+        2 => (partition, 0i64..3).prop_map(|(partition, gap)| Step::End(partition, gap)),
         4 => (1usize..30, 1usize..300).prop_map(|(events, bytes)| Step::Take(events, bytes)),
     ]
 }
@@ -307,6 +349,11 @@ proptest! {
                         *next += 1;
                     }
                 }
+                Step::End(partition, gap) => {
+                    let Some(next) = client.get_mut(&partition) else { continue };
+                    *next += gap;
+                    shared.reached_end(partition, Some(*next));
+                }
                 Step::Take(events, bytes) => {
                     shared.lock().reports.clear();
                     if !shared.has_records() {
@@ -318,7 +365,7 @@ proptest! {
                     prop_assert!(batch.byte_len() <= bytes || batch.len() == 1);
                     prop_assert!(batch.chunks.is_sorted_by_key(|chunk| chunk.partition));
                     for chunk in &batch.chunks {
-                        prop_assert!(!chunk.is_empty());
+                        prop_assert!(chunk.from < chunk.to);
                         prop_assert_eq!(stored.get(&chunk.partition), Some(&chunk.from), "a chunk joins its predecessor");
                         prop_assert!(chunk.records().all(|record| (chunk.from..chunk.to).contains(&record.offset)));
                         stored.insert(chunk.partition, chunk.to);
