@@ -1,6 +1,7 @@
 # make demo    see it work: installs what it needs, builds, runs the demo on servers of its own
 # make test    everything that must hold before a change goes in, on real Kafka, MySQL and MariaDB
 # make check   the part of it that needs no server: format, lints, licences
+# make fuzz    every reader of untrusted text for SECONDS=60 each, guided by coverage; FUZZ=decode picks one
 # make bench   the write path beside its in-engine reference, on both servers
 #
 # All of them build with one profile, one set of features and one target directory outside of the checkout, so DataFusion
@@ -11,7 +12,7 @@ export CARGO_TARGET_DIR ?= $(AFTERIMAGE_CACHE)/target
 # rustup installs here, and a login shell may not have been opened since.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo test check lint bench clean
+.PHONY: help demo test check lint fuzz bench clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -33,6 +34,13 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	scripts/licenses
+
+FUZZ ?= config decode events lookup models schema
+SECONDS ?= 60
+
+fuzz:
+	@scripts/setup demo
+	scripts/fuzz $(SECONDS) $(FUZZ)
 
 bench:
 	@scripts/setup test

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod cli;
+mod corpus;
 mod faults;
 mod fixtures;
 mod offline;
 mod operations;
+mod properties;
 mod road;
 mod servers;
 mod source;

@@ -15,3 +15,5 @@ pub mod process;
 pub mod proxy;
 pub mod rig;
 pub mod servers;
+pub mod targets;
+pub mod world;
