@@ -15,7 +15,7 @@ mod targets;
 #[path = "support/world.rs"]
 mod world;
 
-static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
+static TARGET: LazyLock<targets::Target> = LazyLock::new(|| {
     let name = std::env::var("AFTERIMAGE_FUZZ").unwrap_or_default();
     targets::named(&name).unwrap_or_else(|| {
         let names: Vec<&str> = targets::ALL.iter().map(|(name, _)| *name).collect();

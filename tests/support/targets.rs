@@ -23,8 +23,11 @@ use tempfile::TempDir;
 
 use super::world;
 
-/// A target by its name, which is also the name of its folder in `tests/corpus`.
-pub const ALL: [(&str, fn(&[u8])); 6] = [
+/// From bytes to nothing, or to a panic.
+pub type Target = fn(&[u8]);
+
+/// The targets by name, which is also the name of a folder in `tests/corpus`.
+pub const ALL: [(&str, Target); 6] = [
     ("config", config),
     ("decode", decode),
     ("events", events),
@@ -33,7 +36,7 @@ pub const ALL: [(&str, fn(&[u8])); 6] = [
     ("schema", schema),
 ];
 
-pub fn named(name: &str) -> Option<fn(&[u8])> {
+pub fn named(name: &str) -> Option<Target> {
     ALL.iter().find(|(known, _)| *known == name).map(|(_, target)| *target)
 }
 
