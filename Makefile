@@ -4,6 +4,7 @@
 # make chaos   random faults on real servers from seeds: RUNS=50 SEED=.. JOBS=4
 # make soak    one long run of faults on each server: MINUTES=10 SEED=..
 # make mutants breaks the engine on purpose, patch by patch: the tests must notice
+# make fuzz    every reader of untrusted text for SECONDS=60 each, guided by coverage; FUZZ=decode picks one
 # make bench   the write path beside its in-engine reference, on both servers
 #
 # All of them build with one profile, one set of features and one target directory outside of the checkout, so DataFusion
@@ -16,7 +17,7 @@ export CARGO_TARGET_DIR ?= $(AFTERIMAGE_CACHE)/target
 # rustup installs here, and a login shell may not have been opened since.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo test check lint chaos soak mutants bench clean
+.PHONY: help demo test check lint chaos soak mutants fuzz bench clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -51,6 +52,13 @@ soak:
 mutants:
 	@scripts/setup test
 	scripts/mutants $(NAMES)
+
+FUZZ ?= config decode events lookup models schema
+SECONDS ?= 60
+
+fuzz:
+	@scripts/setup demo
+	scripts/fuzz $(SECONDS) $(FUZZ)
 
 bench:
 	@scripts/setup test

@@ -1,8 +1,8 @@
 //! An independent fold of `users` events: what table, quarantine, evidence and sums must be after any prefix of the topic.
 //!
 //! In: records in offset order within each partition, one by one, and the countries lookup. Out: [`Expected`], to be compared with what
-//! stands in the database ([`differences`]). Promises: shares no code with the stations; no Arrow, no SQL, no batches: one event at a
-//! time over ordered maps, so simple that it can be read in one sitting. Speed is no aim.
+//! stands in the database ([`differences`]). Promises: shares no code with the stations, not even their parser; no Arrow, no SQL, no
+//! batches: one event at a time over ordered maps, so simple that it can be read in one sitting. Speed is no aim.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +12,7 @@ use event::{Change, Image, Verdict};
 
 mod compare;
 mod event;
+mod json;
 
 #[cfg(test)]
 mod tests;
@@ -39,12 +40,14 @@ pub struct Settings {
     pub arrival: bool,
     /// What a text column of the target holds, in characters.
     pub max_chars: usize,
+    /// The clock that records without a Kafka timestamp are judged by, milliseconds since 1970 UTC.
+    pub clock_ms: i64,
     /// Quarantined records that an operator discarded: they stay where they are and keep nobody waiting.
     pub discarded: BTreeSet<Place>,
 }
 
 impl Settings {
-    /// The shipped pipeline's: milliseconds, one hour of skew, holding, event time, `VARCHAR(255)`.
+    /// The shipped pipeline's: milliseconds, one hour of skew, holding, event time, `VARCHAR(255)`; nothing is ahead of the clock.
     pub fn users(countries: BTreeMap<String, (String, String)>) -> Self {
         Self {
             countries,
@@ -53,6 +56,7 @@ impl Settings {
             hold: true,
             arrival: false,
             max_chars: 255,
+            clock_ms: i64::MAX,
             discarded: BTreeSet::new(),
         }
     }

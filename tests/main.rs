@@ -5,10 +5,12 @@
 mod chaos;
 mod cli;
 mod correctness;
+mod corpus;
 mod faults;
 mod fixtures;
 mod offline;
 mod operations;
+mod properties;
 mod road;
 mod security;
 mod servers;

@@ -18,3 +18,5 @@ pub mod rig;
 pub mod servers;
 pub mod tap;
 pub mod web;
+pub mod targets;
+pub mod world;

@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 
+mod hostile;
+
 const NOW_MS: i64 = 1_700_000_000_000;
 const GOOD: &str = r#"{"op":"c","before":null,"after":{"userId":"7","name":"Ada","email":null,"country":"GB"},"timestamp":1700000000000}"#;
 
@@ -83,6 +85,7 @@ fn a_good_event_fills_every_column() {
     assert_eq!(batch.column(9).as_primitive::<Int32Type>().value(0), 1);
 }
 
+// Proves: R38
 #[test]
 fn null_values_are_ignored_and_missing_keys_and_timestamps_are_null() {
     let bare = RawRecord { key: None, timestamp_ms: None, ..record(5, GOOD.as_bytes()) };
@@ -246,6 +249,7 @@ fn bad_payloads() -> Vec<(Vec<u8>, Option<&'static str>, &'static str, Value)> {
     cases
 }
 
+// Proves: P5, R35
 #[test]
 fn every_bad_record_is_refused_with_its_reason_and_harms_no_neighbour() {
     let users = users();
@@ -266,6 +270,7 @@ fn the_deepest_nesting_a_parser_reads_is_accepted() {
     assert_eq!(decode(&users(), &[text.as_bytes()]).refused, []);
 }
 
+// Proves: R39
 #[test]
 fn the_skew_is_measured_from_the_kafka_timestamp_or_else_from_the_clock() {
     let event = |timestamp: i64| format!(r#"{{"op":"c","after":{{"userId":"1"}},"timestamp":{timestamp}}}"#);
@@ -293,6 +298,7 @@ fn event_times_are_nanoseconds_whatever_their_unit() {
     }
 }
 
+// Proves: P6
 #[test]
 fn unknown_fields_are_counted_once_per_good_event_and_never_fail() {
     let texts = [
@@ -399,6 +405,7 @@ fn tables_of_more_than_64_fields_are_read_in_any_order() {
     assert_eq!(rows(&decoded.events)[0]["after"], Value::from(expected));
 }
 
+// Proves: R62
 #[test]
 fn reasons_never_hold_payload_values() {
     let secret = "s3cr3t-value";
@@ -493,6 +500,7 @@ proptest! {
         prop_assert_eq!(ts_ns(&decoded.events), times);
     }
 
+    // Proves: P5, R35
     #[test]
     fn bad_records_never_change_the_good_rows(
         events in proptest::collection::vec(event(), 1..10),
@@ -515,6 +523,7 @@ proptest! {
         prop_assert_eq!(among.salvage.num_rows(), among.refused.len());
     }
 
+    // Proves: P4, R35
     #[test]
     fn no_bytes_make_it_panic_and_every_record_has_one_outcome(
         payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..10),

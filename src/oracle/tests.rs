@@ -268,6 +268,23 @@ fn unknown_fields_do_no_harm_even_twice() {
 }
 
 #[test]
+fn whatever_is_json_may_stand_in_a_field_that_no_schema_knows() {
+    for value in [r#""\ud83d""#, "1e999", "-0", r#"{"\ud83d":1}"#, "[[[]]]"] {
+        let payload = format!(r#"{{"op":"u","x":{value},"after":{{"userId":"1","y":{value}}},"timestamp":1}}"#);
+        assert_eq!(names(&run(settings(), &[&payload])), [("1", "-")], "{value}");
+    }
+    let nameless = r#"{"op":"u","\ud83d":1,"after":{"userId":"1"},"timestamp":1}"#;
+    assert_eq!(quarantine(&run(settings(), &[nameless])), [(0, "refused", "decode")], "it couldn't be counted by name");
+}
+
+#[test]
+fn a_text_that_is_none_leaves_the_user_readable() {
+    let payload = r#"{"op":"u","after":{"userId":"1","name":"\ud83d"},"timestamp":1}"#;
+    let expected = run(settings(), &[payload]);
+    assert_eq!(expected.quarantine[&(0, 0)].users, BTreeSet::from(["1".to_owned()]));
+}
+
+#[test]
 fn folding_up_to_offsets_leaves_out_what_comes_after_them() {
     let (first, second) = (create("1", "a", "DE", 1), delete("1", 2));
     let record = |partition, offset, value| RawRecord {

@@ -212,7 +212,10 @@ impl<'t> Reader<'t> {
     }
 
     fn not_json(&mut self, error: &serde_json::Error) {
-        let (line, column) = (error.line().max(1), error.column().max(1));
+        let line = error.line().max(1);
+        // The parser counts bytes.
+        let before = self.text.split('\n').nth(line - 1).unwrap_or_default().char_indices();
+        let column = before.take_while(|(byte, _)| byte + 1 < error.column()).count() + 1;
         let text = error.to_string();
         let what = text.split(" at line ").next().unwrap_or_default();
         let span = Span { line, column, end_line: line, end_column: column + 1 };

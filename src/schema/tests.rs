@@ -34,6 +34,14 @@ fn the_shipped_schema_describes_a_user() {
 }
 
 #[test]
+fn columns_count_characters() {
+    assert_eq!(
+        faults("{\n\"\u{e9}\u{1f600}\" 1}"),
+        ["AI0203 2:6 the schema file is not valid JSON: expected `:`"]
+    );
+}
+
+#[test]
 fn the_highest_version_wins_and_other_files_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     for version in ["9", "10", "2"] {

@@ -253,7 +253,25 @@ fn position_at(row: &Row) -> Position {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_keys_survive_the_way_through_the_table(
+            keys in proptest::collection::vec(proptest::collection::vec(any::<String>(), 1..3), 0..4)
+        ) {
+            let keys: Vec<Key> =
+                keys.into_iter().map(|parts| Key(serde_json::Value::from(parts).to_string().into())).collect();
+            prop_assert_eq!(keys_from(&keys_text(&keys)), keys);
+        }
+
+        #[test]
+        fn whatever_stands_in_the_table_names_somebody_or_nobody(text in "\\PC*") {
+            drop(keys_from(&text));
+        }
+    }
 
     #[test]
     fn keys_survive_the_way_through_the_table() {

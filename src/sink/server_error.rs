@@ -61,7 +61,7 @@ pub fn classify(code: u16) -> Class {
         // either server, foreign keys, duplicate in another unique key, SIGNAL in a trigger, row too large, invalid text, no partition
         // of the table for the value.
         1406 | 1264 | 1366 | 1292 | 1048 | 1364 | 1263 | 1265 | 1441 | 1690 | 3140 | 3141 | 3156 | 3819 | 4025
-        | 1452 | 1451 | 1062 | 1644 | 1118 | 1467 | 1300 | 1261 | 1262 | 1411 | 1526 => Class::Row,
+        | 1452 | 1451 | 1062 | 1644 | 1118 | 1300 | 1261 | 1262 | 1411 | 1526 => Class::Row,
         _ => Class::Operator,
     }
 }

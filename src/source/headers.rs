@@ -52,7 +52,34 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ::base64::Engine;
+    use ::base64::prelude::BASE64_STANDARD;
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn every_header_can_be_restored(
+            headers in proptest::collection::vec(
+                (any::<String>(), proptest::option::of(prop_oneof![
+                    any::<Vec<u8>>(),
+                    any::<String>().prop_map(|text| format!("{MARK}{text}").into_bytes()),
+                ])),
+                0..5,
+            )
+        ) {
+            let pairs: Vec<(&str, Option<&[u8]>)> =
+                headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+            let read: Vec<(String, Option<String>)> = serde_json::from_str(&json(&pairs)).unwrap();
+            let restore = |text: String| match text.strip_prefix(MARK) {
+                Some(encoded) => BASE64_STANDARD.decode(encoded).unwrap(),
+                None => text.into_bytes(),
+            };
+            let restored: Vec<_> = read.into_iter().map(|(name, value)| (name, value.map(restore))).collect();
+            prop_assert_eq!(restored, headers);
+        }
+    }
 
     fn json(pairs: &[(&str, Option<&[u8]>)]) -> String {
         let mut out = Vec::new();
