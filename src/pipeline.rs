@@ -15,6 +15,7 @@ pub mod health;
 pub mod policy;
 pub mod protocol;
 mod rerun;
+mod unread;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashSet};
@@ -28,6 +29,7 @@ use self::breaker::Breaker;
 pub use self::breaker::BreakerLimits;
 use self::commit::Applied;
 use self::health::{Health, State};
+use self::unread::Unread;
 use self::upkeep::Upkeep;
 pub use self::upkeep::{Lookup, Lookups, Origin};
 use crate::decode::{DecodeRefusal, Decoded, Decoder};
@@ -98,6 +100,7 @@ pub struct Pipeline {
     holds: HoldSet,
     breaker: Breaker,
     upkeep: Upkeep,
+    unread: Unread,
 }
 
 impl Pipeline {
@@ -114,6 +117,7 @@ impl Pipeline {
             holds: HoldSet::default(),
             breaker,
             upkeep,
+            unread: Unread::default(),
         }
     }
 

@@ -110,6 +110,8 @@ pub struct SourceStats {
     pub commit_errors: u64,
     /// Records that came in since the start, as far as they were accepted.
     pub received: u64,
+    /// How many partitions the topic has, as the client last heard; 0 while unknown.
+    pub topic_partitions: Partition,
     pub partitions: Vec<PartitionStats>,
 }
 
@@ -192,6 +194,11 @@ impl Source {
     /// Tells the group's lag tools what has been applied. Asynchronous; failures are only counted.
     pub fn acknowledge(&self, ranges: &[OffsetRange]) {
         self.shared.acknowledge(ranges);
+    }
+
+    /// Leaves the group and joins it again, so that its leader gives out all partitions anew.
+    pub fn rejoin(&self) {
+        self.shared.rejoin();
     }
 
     pub fn stats(&self) -> SourceStats {

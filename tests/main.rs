@@ -4,8 +4,8 @@
 
 mod chaos;
 mod cli;
-mod correctness;
 mod corpus;
+mod correctness;
 mod faults;
 mod fixtures;
 mod offline;

@@ -145,6 +145,23 @@ on_both_servers! {
         finish(running).await;
     }
 
+    // Proves: P6, R53
+    async fn new_partitions_are_read_although_a_static_member_came_back_to_its_old_ones(server) {
+        let kafka = "\"group.instance.id\" = \"one\"".to_owned();
+        let mut rig = Rig::new(server, Variant { kafka, ..Variant::default() }).await;
+        let mut running = rig.start("first");
+        rig.write([event("ann", "DE", 1)]).await;
+        rig.wait_until_applied(LONG).await;
+        running.kill();
+        rig.broker.add_partitions(&rig.topic, 4).await;
+        rig.write((0..40).map(|n| OwnedRecord { partition: n % 4, ..event(&format!("u{n}"), "FR", i64::from(n) + 2) })).await;
+        // Within the session timeout: the group gives it its two partitions back and is content.
+        let running = rig.start("second");
+        rig.wait_until_applied(LONG).await;
+        rig.assert_as_folded().await;
+        finish(running).await;
+    }
+
     async fn an_unmigrated_database_is_refused_with_the_command(server) {
         let rig = Rig::new(server, Variant::default()).await;
         rig.database.execute("DROP TABLE out_of_order_events").await;

@@ -17,6 +17,6 @@ pub mod proxy;
 pub mod rig;
 pub mod servers;
 pub mod tap;
-pub mod web;
 pub mod targets;
+pub mod web;
 pub mod world;

@@ -60,6 +60,11 @@ impl Adoption {
         times.len() >= CONTESTED
     }
 
+    /// Whether the group gave us this partition and we haven't begun it yet.
+    pub(super) fn awaits(&self, partition: Partition) -> bool {
+        self.waiting.contains_key(&partition)
+    }
+
     /// When the next one is due.
     pub(super) fn due(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);

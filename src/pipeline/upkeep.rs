@@ -1,4 +1,5 @@
-//! What is due by the clock: marks in quarantine, changed lookups, expired tombstones, the interval's summary.
+//! What is due by the clock: marks in quarantine, changed lookups, expired tombstones, partitions that nobody reads, the interval's
+//! summary.
 //!
 //! None of it may stop the road: what fails for lack of a database is left for the next time.
 
@@ -19,6 +20,7 @@ use crate::work::Evaluation;
 const LOOK_AT_MARKS: Duration = Duration::from_secs(1);
 const LOOK_AT_LOOKUPS: Duration = Duration::from_secs(2);
 const SWEEP_TOMBSTONES: Duration = Duration::from_secs(10);
+const LOOK_FOR_UNREAD: Duration = Duration::from_secs(5);
 /// After so many intervals without an end a producer's transaction is worth a warning.
 const OPEN_FOR_LONG: u32 = 6;
 
@@ -83,6 +85,7 @@ pub(super) struct Upkeep {
     marks: Instant,
     lookups: Instant,
     tombstones: Instant,
+    unread: Instant,
     summary_due: Instant,
     summary: Summary,
     newest_event_ns: Option<i64>,
@@ -98,6 +101,7 @@ impl Upkeep {
             marks: now + LOOK_AT_MARKS,
             lookups: now + LOOK_AT_LOOKUPS,
             tombstones: now + SWEEP_TOMBSTONES,
+            unread: now + LOOK_FOR_UNREAD,
             summary_due: now + metrics_interval,
             summary: Summary { start_us: now_us(), ..Summary::default() },
             newest_event_ns: None,
@@ -106,7 +110,7 @@ impl Upkeep {
     }
 
     pub(super) fn next_due(&self) -> Instant {
-        self.marks.min(self.lookups).min(self.tombstones).min(self.summary_due)
+        self.marks.min(self.lookups).min(self.tombstones).min(self.unread).min(self.summary_due)
     }
 }
 
@@ -130,6 +134,11 @@ impl Pipeline {
                 let done = self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop);
                 self.tolerate("expiring tombstones", done)?;
             }
+        }
+        if now >= self.upkeep.unread {
+            self.upkeep.unread = now + LOOK_FOR_UNREAD;
+            let done = self.look_for_unread().await;
+            self.tolerate("looking for partitions that nobody reads", done)?;
         }
         if now >= self.upkeep.summary_due {
             self.write_summary().await;

@@ -53,6 +53,9 @@ struct State {
     commit_errors: u64,
     /// The trouble that was reported last and isn't over.
     trouble: Option<Trouble>,
+    /// How many partitions the topic has, as last heard.
+    topic_partitions: Partition,
+    rejoining: bool,
     closing: bool,
 }
 
@@ -167,6 +170,11 @@ impl Shared {
         self.attend();
     }
 
+    pub(super) fn rejoin(&self) {
+        self.lock().rejoining = true;
+        self.attend();
+    }
+
     pub(super) fn acknowledge(&self, ranges: &[OffsetRange]) {
         self.lock().applied.extend(ranges.iter().map(|range| (range.partition, range.to)));
     }
@@ -191,6 +199,7 @@ impl Shared {
             paused: state.paused,
             commit_errors: state.commit_errors,
             received: state.received,
+            topic_partitions: state.topic_partitions,
             partitions: partitions.collect(),
         }
     }
@@ -350,6 +359,15 @@ impl Shared {
             lane.at_end = false;
         }
         self.attend();
+    }
+
+    /// Whether the loop wants to join the group anew; once.
+    pub(super) fn take_rejoin(&self) -> bool {
+        std::mem::take(&mut self.lock().rejoining)
+    }
+
+    pub(super) fn set_topic_partitions(&self, count: Partition) {
+        self.lock().topic_partitions = count;
     }
 
     pub(super) fn is_closing(&self) -> bool {

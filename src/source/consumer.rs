@@ -126,6 +126,9 @@ fn read(client: &Client, shared: &Shared) -> Result<()> {
                 commit(client, shared);
                 return Ok(());
             }
+            if shared.take_rejoin() {
+                rejoin(client, shared);
+            }
             retry_at = carry_out(client, shared).then(|| Instant::now() + RETRY);
             relieve(client, shared);
         }
@@ -156,6 +159,15 @@ fn accept(message: &BorrowedMessage<'_>, shared: &Shared, header_json: &mut Vec<
         value: message.payload(),
         headers: header_json,
     });
+}
+
+/// Other than closing, giving the subscription up tells the group so even for a static member.
+fn rejoin(client: &Client, shared: &Shared) {
+    client.unsubscribe();
+    if let Err(error) = client.subscribe(&[shared.topic()]) {
+        let error = Error::new(Kind::BrokerUnavailable, "can't join the group again").source(error);
+        shared.trouble("client".to_owned(), Heals::WithRecords, error);
+    }
 }
 
 /// Carries out what the loop wants; returns whether something has to be tried again.
@@ -358,6 +370,7 @@ impl ClientContext for Context {
         for (partition, end) in statistics.ends(self.shared.topic()) {
             self.shared.set_end(partition, end);
         }
+        self.shared.set_topic_partitions(statistics.partitions(self.shared.topic()));
         if statistics.any_broker_up() {
             self.shared.connected();
         }

@@ -48,15 +48,19 @@ impl Statistics {
         self.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP")
     }
 
+    /// How many partitions the topic has; 0 while unknown.
+    pub(super) fn partitions(&self, topic: &str) -> Partition {
+        let partitions = self.topics.get(topic).into_iter().flat_map(|topic| topic.partitions.values());
+        partitions.map(|state| state.partition + 1).max().unwrap_or(0)
+    }
+
     /// The known ends of the topic's partitions.
     pub(super) fn ends(&self, topic: &str) -> impl Iterator<Item = (Partition, End)> {
         let partitions = self.topics.get(topic).into_iter().flat_map(|topic| topic.partitions.values());
-        partitions
-            .filter(|state| state.partition >= 0 && state.ls_offset >= 0)
-            .map(|state| {
-                let end = End { stable: state.ls_offset, high: state.hi_offset.max(state.ls_offset) };
-                (state.partition, end)
-            })
+        partitions.filter(|state| state.partition >= 0 && state.ls_offset >= 0).map(|state| {
+            let end = End { stable: state.ls_offset, high: state.hi_offset.max(state.ls_offset) };
+            (state.partition, end)
+        })
     }
 }
 
@@ -75,6 +79,7 @@ mod tests {
         assert!(!statistics.any_broker_up());
         assert_eq!(statistics.ends("t").collect::<Vec<_>>(), [(0, End { stable: 7, high: 9 })]);
         assert_eq!(statistics.ends("other").count(), 0);
+        assert_eq!((statistics.partitions("t"), statistics.partitions("other")), (2, 0));
         assert!(Statistics::parse(b"{").is_none());
     }
 }
