@@ -350,5 +350,5 @@ fn variant(plan: &Plan) -> Variant {
         plan.batch
     );
     let settings = Settings { hold: plan.hold, ..outcome::settings() };
-    Variant { partitions: plan.partitions, pipeline, kafka, settings }
+    Variant { partitions: plan.partitions, pipeline, kafka, settings, ..Variant::default() }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use afterimage::error::Kind;
 use afterimage::hold::{Candidate, HoldSet, Key, Pending, PendingState, Verdict, judge};
 use afterimage::pipeline::breaker::{Breaker, BreakerLimits};
-use afterimage::pipeline::policy::{Move, after};
+use afterimage::pipeline::policy::pace;
+use afterimage::pipeline::protocol::{Claim, Next, Observed, next};
 use afterimage::position::{Position, Version};
 use afterimage::sink::server_error::{Class, classify};
 use proptest::prelude::*;
@@ -40,6 +41,11 @@ const ROW_CODES: [(u16, &str); 24] = [
     (4025, "CONSTRAINT_FAILED (MariaDB)"),
 ];
 
+/// What follows an error of a transaction.
+fn after(kind: Kind) -> Next {
+    next(&Claim { id: &[1; 16], owner: &[2; 16], advances: &[] }, Observed::Failed(kind))
+}
+
 // Proves: P5, R19, R33
 #[test]
 fn of_all_error_codes_only_those_about_values_make_a_bad_row() {
@@ -47,9 +53,9 @@ fn of_all_error_codes_only_those_about_values_make_a_bad_row() {
     for code in 0..=u16::MAX {
         let class = classify(code);
         assert_eq!(class == Class::Row, rows.contains(&code), "{code} is {class:?}");
-        assert_eq!(after(class.kind()) == Move::FindRows, class == Class::Row, "{code}");
+        assert_eq!(after(class.kind()) == Next::FindRows, class == Class::Row, "{code}");
         // No error of a server stops the pipeline: it goes on by itself once the server is mended.
-        assert!(!matches!(after(class.kind()), Move::Halt | Move::Crash), "{code}");
+        assert!(pace(class.kind()).is_some() && after(class.kind()) != Next::Halt, "{code}");
     }
 }
 
@@ -74,8 +80,8 @@ fn of_all_kinds_of_error_only_a_refused_row_is_searched_for() {
         RecordRefused,
         Bug,
     ];
-    assert_eq!(after(RowRefused), Move::FindRows);
-    assert!(others.iter().all(|kind| after(*kind) != Move::FindRows));
+    assert_eq!(after(RowRefused), Next::FindRows);
+    assert!(others.iter().all(|kind| after(*kind) != Next::FindRows));
 }
 
 fn config() -> ProptestConfig {
