@@ -116,15 +116,23 @@ impl Pipeline {
             let done = self.refresh_lookups().await;
             self.tolerate("refreshing lookups", done)?;
         }
-        if now >= self.upkeep.tombstones && !self.owned.is_empty() {
+        // The next time is set whether or not there is anything to do: what stays due would keep the loop from polling.
+        if now >= self.upkeep.tombstones {
             self.upkeep.tombstones = now + SWEEP_TOMBSTONES;
-            let done = self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop);
+            let done = self.sweep_tombstones().await;
             self.tolerate("expiring tombstones", done)?;
         }
         if now >= self.upkeep.summary_due {
             self.write_summary().await;
         }
         Ok(())
+    }
+
+    async fn sweep_tombstones(&mut self) -> Result<()> {
+        if self.owned.is_empty() {
+            return Ok(());
+        }
+        self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop)
     }
 
     /// Errors that pass by themselves are logged and left for the next time.
