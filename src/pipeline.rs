@@ -364,6 +364,8 @@ impl Pipeline {
         let (pipeline, partition) = (self.settings.name.as_str(), assignment.partition);
         tracing::warn!(pipeline, partition, what, "position lost");
         self.owned.remove(&assignment.partition);
+        // Or its records might be run again together with those of partitions that are ours.
+        self.holds.forget(assignment.partition);
         self.adoption.add(vec![assignment]);
     }
 
