@@ -7,6 +7,7 @@ mod faults;
 mod fixtures;
 mod offline;
 mod operations;
+mod protocol;
 mod road;
 mod servers;
 mod source;

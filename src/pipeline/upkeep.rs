@@ -16,6 +16,7 @@ use crate::work::Evaluation;
 
 const LOOK_AT_MARKS: Duration = Duration::from_secs(1);
 const LOOK_AT_LOOKUPS: Duration = Duration::from_secs(2);
+const LOOK_AT_POSITIONS: Duration = Duration::from_secs(5);
 const SWEEP_TOMBSTONES: Duration = Duration::from_secs(10);
 
 /// What the sink said about a committed batch.
@@ -78,6 +79,7 @@ pub(super) struct Upkeep {
     metrics_interval: Duration,
     marks: Instant,
     lookups: Instant,
+    positions: Instant,
     tombstones: Instant,
     summary_due: Instant,
     summary: Summary,
@@ -91,6 +93,7 @@ impl Upkeep {
             metrics_interval,
             marks: now + LOOK_AT_MARKS,
             lookups: now + LOOK_AT_LOOKUPS,
+            positions: now + LOOK_AT_POSITIONS,
             tombstones: now + SWEEP_TOMBSTONES,
             summary_due: now + metrics_interval,
             summary: Summary { start_us: now_us(), ..Summary::default() },
@@ -99,7 +102,7 @@ impl Upkeep {
     }
 
     pub(super) fn next_due(&self) -> Instant {
-        self.marks.min(self.lookups).min(self.tombstones).min(self.summary_due)
+        self.marks.min(self.lookups).min(self.positions).min(self.tombstones).min(self.summary_due)
     }
 }
 
@@ -117,6 +120,11 @@ impl Pipeline {
             self.tolerate("refreshing lookups", done)?;
         }
         // The next time is set whether or not there is anything to do: what stays due would keep the loop from polling.
+        if now >= self.upkeep.positions {
+            self.upkeep.positions = now + LOOK_AT_POSITIONS;
+            let done = self.look_at_positions().await;
+            self.tolerate("looking at the positions", done)?;
+        }
         if now >= self.upkeep.tombstones {
             self.upkeep.tombstones = now + SWEEP_TOMBSTONES;
             let done = self.sweep_tombstones().await;
