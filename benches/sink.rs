@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use afterimage::demo::server::{PrivateServer, Program};
 use afterimage::position::Version;
-use afterimage::sink::positions::{Advance, Owner, SumChanges, TopicIdentity};
+use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
 use afterimage::sink::session::{Address, Connector};
 use afterimage::sink::{Outcome, Sink, Work, migrate};
 use afterimage::target::{Column, Holds, Target};
@@ -178,7 +178,7 @@ async fn compare(program: &Program) {
     let statements = migrate::plan(&mut session, &[target()]).await.unwrap();
     migrate::run(&mut session, &statements).await.unwrap();
     let owner = Owner { pipeline: "bench".into(), topic: "bench".into(), token: [7; 16], name: "bench".into() };
-    let stored = owner.create(&mut session, 0, 0, &TopicIdentity::default()).await.unwrap();
+    let mut stored = owner.create(&mut session, 0, 0, &TopicIdentity::default()).await.unwrap();
     let mut sink = Sink::new(connector, owner, vec!["user_id".to_owned()]);
     sink.inspect("enriched_user").await.unwrap().unwrap();
 
@@ -204,7 +204,7 @@ async fn compare(program: &Program) {
     while model.live.len() < rows {
         let changes = model.batch(&mut random, 20_000, 1.0);
         let rows = record_batch(&changes);
-        apply(&mut sink, &rows, stored.epoch, &mut offset).await;
+        apply(&mut sink, &rows, &mut stored).await;
     }
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..=pairs {
@@ -212,7 +212,7 @@ async fn compare(program: &Program) {
         // The models' rows are what the sink is given; making them up is not its work.
         let rows = record_batch(&changes);
         let started = Instant::now();
-        apply(&mut sink, &rows, stored.epoch, &mut offset).await;
+        apply(&mut sink, &rows, &mut stored).await;
         ours.push(batch as f64 / started.elapsed().as_secs_f64());
         let changes = model.batch(&mut random, batch, 0.15);
         fill_reference(&mut reference, &changes).await;
@@ -236,7 +236,7 @@ async fn compare(program: &Program) {
     verify(&mut reference, &model).await;
 }
 
-async fn apply(sink: &mut Sink, latest: &RecordBatch, epoch: i64, offset: &mut i64) {
+async fn apply(sink: &mut Sink, latest: &RecordBatch, at: &mut Stored) {
     let deleted = latest.column_by_name("_deleted").unwrap().as_boolean().true_count() as i64;
     let count = latest.num_rows() as i64;
     let sums = SumChanges {
@@ -247,16 +247,17 @@ async fn apply(sink: &mut Sink, latest: &RecordBatch, epoch: i64, offset: &mut i
         deleted,
         ..SumChanges::default()
     };
-    let to = *offset + count;
+    let (epoch, last, from) = (at.epoch, at.transaction, at.next_offset);
+    let advance = Advance { partition: 0, epoch, last, from, to: from + count, high_water_ns: None, sums };
     let work = Work {
         id: rand::rng().random(),
-        advances: vec![Advance { partition: 0, epoch, from: *offset, to, high_water_ns: None, sums }],
+        advances: vec![advance],
         latest,
         late: vec![false; latest.num_rows()],
         quarantine: Vec::new(),
         settled: Vec::new(),
     };
-    *offset = to;
+    (at.next_offset, at.transaction) = (from + count, work.id);
     let outcome = sink.apply(&work, &mut async |_| Ok(Vec::new())).await.unwrap();
     assert!(matches!(outcome, Outcome::Committed { ref superseded, .. } if superseded.is_empty()), "{outcome:?}");
 }

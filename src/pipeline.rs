@@ -39,7 +39,7 @@ use crate::hold::{HoldSet, Pending, PendingState};
 use crate::position::{OffsetRange, Partition, Position};
 use crate::record::RawBatch;
 use crate::sink::Sink;
-use crate::sink::positions::{Advance, SumChanges};
+use crate::sink::positions::{Advance, SumChanges, Token};
 use crate::sink::quarantine::Quarantined;
 use crate::source::{Assignment, BatchLimits, Broker, Polled, Source};
 use crate::sql::{Engine, Input};
@@ -77,6 +77,8 @@ struct Owned {
     epoch: i64,
     /// Equals the stored position: both move with each commit.
     next_offset: i64,
+    /// The transaction that moved it last.
+    transaction: Token,
     high_water_ns: Option<i64>,
 }
 
@@ -294,6 +296,7 @@ impl Pipeline {
                 Some(Advance {
                     partition: chunk.partition,
                     epoch: owned.epoch,
+                    last: owned.transaction,
                     from: chunk.from,
                     to: chunk.to,
                     high_water_ns: sums.and_then(|sums| sums.high_water_ns),
@@ -320,7 +323,6 @@ impl Pipeline {
     fn advance(&mut self, raw: &RawBatch, evaluation: &Evaluation) {
         for chunk in &raw.chunks {
             if let Some(owned) = self.owned.get_mut(&chunk.partition) {
-                owned.next_offset = chunk.to;
                 let sums = evaluation.sums.iter().find(|sums| sums.partition == chunk.partition);
                 owned.high_water_ns = owned.high_water_ns.max(sums.and_then(|sums| sums.high_water_ns));
             }
@@ -370,6 +372,8 @@ impl Pipeline {
         let (pipeline, partition) = (self.settings.name.as_str(), assignment.partition);
         tracing::warn!(pipeline, partition, what, "position lost");
         self.owned.remove(&assignment.partition);
+        // Or its records might be run again together with those of partitions that are ours.
+        self.holds.forget(assignment.partition);
         self.adoption.add(vec![assignment]);
     }
 

@@ -11,6 +11,7 @@ mod fixtures;
 mod offline;
 mod operations;
 mod properties;
+mod protocol;
 mod road;
 mod security;
 mod servers;

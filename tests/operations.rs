@@ -86,6 +86,21 @@ on_both_servers! {
         finish(running).await;
     }
 
+    async fn a_standby_that_had_nothing_to_do_for_long_takes_over(server) {
+        let mut rig = Rig::new(server, Variant { partitions: 1, ..Variant::default() }).await;
+        let first = rig.start("first");
+        rig.write([event("ann", "DE", 1)]).await;
+        rig.wait_until_applied(LONG).await;
+        let second = rig.start("second");
+        // Longer than any interval of upkeep.
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        finish(first).await;
+        rig.write([event("ann", "FR", 2)]).await;
+        rig.wait_until_applied(LONG).await;
+        finish(second).await;
+        rig.assert_as_folded().await;
+    }
+
     // Proves: P2, P5, R33
     async fn a_flood_of_bad_records_stops_the_pipeline_and_applies_nothing_of_it(server) {
         let mut rig = Rig::new(server, Variant::default()).await;

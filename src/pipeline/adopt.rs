@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::health::State;
-use super::{Owned, Pipeline, policy};
+use super::{Owned, Pipeline, policy, protocol};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::position::Partition;
-use crate::sink::positions::{Stored, TopicIdentity};
-use crate::sink::{inspect, quarantine};
+use crate::sink::inspect;
+use crate::sink::positions::{Acquired, Found, Stored, SumChanges, TopicIdentity};
 use crate::source::{self, Assignment, Verdict, Watermarks, position_check};
 
 /// How long until a halted partition is looked at again.
@@ -172,7 +172,7 @@ impl Pipeline {
         failpoint!("before_acquire");
         let owner = self.stations.sink.owner().clone();
         let session = self.stations.sink.session().await?;
-        let stored = owner.acquire(session, &partitions).await?;
+        let Acquired { stored, mut pending } = owner.acquire(session, &partitions).await?;
         failpoint!("after_acquire");
         let count = owner.count(session).await?;
         let mut begun: Vec<(Assignment, Stored)> = Vec::new();
@@ -201,7 +201,7 @@ impl Pipeline {
         if !mine.is_empty() && topic.identity != TopicIdentity::default() {
             owner.identify(session, &mine, &topic.identity).await?;
         }
-        let pending = quarantine::pending(session, &owner, &mine).await?;
+        pending.retain(|row| mine.contains(&row.position.partition));
         for partition in &mine {
             self.holds.forget(*partition);
         }
@@ -225,8 +225,13 @@ impl Pipeline {
         self.health.update(|snapshot| {
             snapshot.halted.remove(&partition);
         });
-        let owned =
-            Owned { assignment, epoch: row.epoch, next_offset: row.next_offset, high_water_ns: row.high_water_ns };
+        let owned = Owned {
+            assignment,
+            epoch: row.epoch,
+            next_offset: row.next_offset,
+            transaction: row.transaction,
+            high_water_ns: row.high_water_ns,
+        };
         self.owned.insert(partition, owned);
     }
 
@@ -264,6 +269,30 @@ impl Pipeline {
             tracing::warn!(pipeline, ?partitions, "fenced: another instance owns these partitions");
         }
         self.publish_partitions();
+    }
+
+    /// Looks whether our partitions' rows are still as we know them. An instance that has nothing to do would otherwise not notice
+    /// that the database was set back, and what is missing in it would stay missing until the next record.
+    pub(super) async fn look_at_positions(&mut self) -> Result<()> {
+        if self.owned.is_empty() {
+            return Ok(());
+        }
+        let owner = self.stations.sink.owner().clone();
+        let partitions: Vec<Partition> = self.owned.keys().copied().collect();
+        let found = owner.find(self.stations.sink.session().await?, &partitions).await?;
+        self.let_go_lost(&found);
+        Ok(())
+    }
+
+    /// Lets go of those of our partitions that weren't found as we know them.
+    pub(super) fn let_go_lost(&mut self, found: &[Found]) {
+        let standing = self.standing(|_| true, |_| SumChanges::default());
+        let (fenced, moved) = protocol::lost(&self.stations.sink.owner().token, &standing, found);
+        for (partitions, moved) in [(fenced, false), (moved, true)] {
+            if !partitions.is_empty() {
+                self.let_go(&partitions, moved);
+            }
+        }
     }
 
     pub(super) fn publish_partitions(&self) {

@@ -73,6 +73,7 @@ impl Pipeline {
             let (pace, tries, reason) = match next {
                 Next::Advance => {
                     self.health.enter(State::Running, "");
+                    self.remember(work);
                     return Ok(Applied::Committed(committed(outcome, attempt)));
                 }
                 Next::Fenced(partitions) => {
@@ -122,6 +123,16 @@ impl Pipeline {
         let engine = &mut self.stations.engine;
         let mut evidence = async |known: Vec<(usize, _)>| engine.evidence(&known).await;
         self.stations.sink.apply(work, &mut evidence).await
+    }
+
+    /// Memory follows as far as every transaction goes; what a batch or a re-run means besides is their callers' to remember.
+    fn remember(&mut self, work: &Work<'_>) {
+        for advance in &work.advances {
+            if let Some(owned) = self.owned.get_mut(&advance.partition) {
+                owned.next_offset = advance.to;
+                owned.transaction = work.id;
+            }
+        }
     }
 
     fn log(&self, next: &Next, outcome: &Result<Outcome>, attempt: u32, asked: u32) {

@@ -93,20 +93,9 @@ enum Fate {
 
 /// Decides from the rows what became of a transaction.
 fn judge(claim: &Claim<'_>, found: &[Found]) -> Fate {
-    let mut fenced = Vec::new();
-    let mut moved = Vec::new();
-    let mut committed = false;
-    for advance in claim.advances {
-        match found.iter().find(|row| row.partition == advance.partition) {
-            Some(row) if row.transaction == *claim.id => committed = true,
-            Some(row) if row.owner != *claim.owner => fenced.push(advance.partition),
-            Some(row) if row.next_offset == advance.from => {}
-            // Ours but elsewhere, or no row at all: the database was restored to an earlier state, or somebody edited it.
-            Some(_) | None => moved.push(advance.partition),
-        }
-    }
+    let (fenced, moved) = lost(claim.owner, claim.advances, found);
     // One transaction moves all its rows or none: a single row that carries its id proves it committed, whatever came later.
-    if committed {
+    if found.iter().any(|row| row.transaction == *claim.id) {
         Fate::Committed
     } else if !fenced.is_empty() {
         Fate::Fenced(fenced)
@@ -115,6 +104,21 @@ fn judge(claim: &Claim<'_>, found: &[Found]) -> Fate {
     } else {
         Fate::NotCommitted
     }
+}
+
+/// The partitions that belong to another instance, and those that don't stand as `advances` expect it.
+pub fn lost(owner: &Token, advances: &[Advance], found: &[Found]) -> (Vec<Partition>, Vec<Partition>) {
+    let mut fenced = Vec::new();
+    let mut moved = Vec::new();
+    for advance in advances {
+        match found.iter().find(|row| row.partition == advance.partition) {
+            Some(row) if row.owner != *owner => fenced.push(advance.partition),
+            Some(row) if row.fits(advance, owner) => {}
+            // Ours but not as we know it, or no row at all: the database was set back to an earlier state, or somebody edited it.
+            Some(_) | None => moved.push(advance.partition),
+        }
+    }
+    (fenced, moved)
 }
 
 #[cfg(test)]

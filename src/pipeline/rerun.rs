@@ -32,15 +32,24 @@ impl Pipeline {
 
     /// Marks what the models refused for another try: a lookup changed.
     pub(super) async fn retry_model_refusals(&mut self) -> Result<()> {
-        let partitions: Vec<Partition> = self.owned.keys().copied().collect();
-        let owner = self.stations.sink.owner().clone();
-        let rows = quarantine::pending(self.stations.sink.session().await?, &owner, &partitions).await?;
-        for row in rows {
+        for row in self.pending().await? {
             if row.stage == "model" && row.pending.state == PendingState::Refused {
                 self.holds.insert(row.position, Pending { keys: row.pending.keys, state: PendingState::Retry });
             }
         }
         Ok(())
+    }
+
+    /// What stands in quarantine of our partitions. Where they aren't as we know them they are let go instead: what is pending there
+    /// may be another owner's work.
+    async fn pending(&mut self) -> Result<Vec<PendingRow>> {
+        let owner = self.stations.sink.owner().clone();
+        let partitions: Vec<Partition> = self.owned.keys().copied().collect();
+        let session = self.stations.sink.session().await?;
+        let (found, mut rows) = owner.find_pending(session, &partitions).await?;
+        self.let_go_lost(&found);
+        rows.retain(|row| self.owned.contains_key(&row.position.partition));
+        Ok(rows)
     }
 
     /// Looks for marks of operators, then runs whatever may run, chunk by chunk.
@@ -50,8 +59,7 @@ impl Pipeline {
         }
         let owner = self.stations.sink.owner().clone();
         if quarantine::any_marked(self.stations.sink.session().await?, &owner).await? {
-            let partitions: Vec<Partition> = self.owned.keys().copied().collect();
-            let rows = quarantine::pending(self.stations.sink.session().await?, &owner, &partitions).await?;
+            let rows = self.pending().await?;
             let (given_up, rows): (Vec<PendingRow>, Vec<PendingRow>) = rows.into_iter().partition(|row| row.discard);
             self.remember_pending(rows);
             if !given_up.is_empty() {
@@ -78,7 +86,7 @@ impl Pipeline {
         let latest = self.stations.engine.no_rows()?;
         let work = Work {
             id: token(),
-            advances: self.standing(&positions, moved),
+            advances: self.standing(|partition| touches(&positions, partition), moved),
             latest: &latest,
             late: Vec::new(),
             quarantine: Vec::new(),
@@ -115,13 +123,13 @@ impl Pipeline {
             let evaluation = self.evaluate(&nothing, &decoded, &forced, &rerun).await?;
             let work = Work {
                 id: token(),
-                advances: self.standing(positions, |partition| {
-                    self.reclassified(
-                        &rerun,
-                        partition,
-                        evaluation.sums.iter().find(|sums| sums.partition == partition),
-                    )
-                }),
+                advances: self.standing(
+                    |partition| touches(positions, partition),
+                    |partition| {
+                        let sums = evaluation.sums.iter().find(|sums| sums.partition == partition);
+                        self.reclassified(&rerun, partition, sums)
+                    },
+                ),
                 latest: &evaluation.latest,
                 // Late by design, not by the producer's fault: no evidence.
                 late: vec![false; evaluation.latest.num_rows()],
@@ -156,14 +164,19 @@ impl Pipeline {
         }
     }
 
-    /// Advances that leave the positions where they are, for the partitions of `positions` that are ours.
-    fn standing(&self, positions: &[Position], sums: impl Fn(Partition) -> SumChanges) -> Vec<Advance> {
+    /// Advances that leave the positions where they are, for those of our partitions that are chosen.
+    pub(super) fn standing(
+        &self,
+        chosen: impl Fn(Partition) -> bool,
+        sums: impl Fn(Partition) -> SumChanges,
+    ) -> Vec<Advance> {
         self.owned
             .iter()
-            .filter(|(partition, _)| positions.iter().any(|position| position.partition == **partition))
+            .filter(|(partition, _)| chosen(**partition))
             .map(|(partition, owned)| Advance {
                 partition: *partition,
                 epoch: owned.epoch,
+                last: owned.transaction,
                 from: owned.next_offset,
                 to: owned.next_offset,
                 high_water_ns: None,
@@ -208,6 +221,10 @@ impl Pipeline {
         }
         evaluation.refused.len() + evaluation.held.len() < positions.len() || !evaluation.refused.is_empty()
     }
+}
+
+fn touches(positions: &[Position], partition: Partition) -> bool {
+    positions.iter().any(|position| position.partition == partition)
 }
 
 /// How each record stands after its re-run.

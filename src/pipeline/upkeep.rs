@@ -19,6 +19,7 @@ use crate::work::Evaluation;
 
 const LOOK_AT_MARKS: Duration = Duration::from_secs(1);
 const LOOK_AT_LOOKUPS: Duration = Duration::from_secs(2);
+const LOOK_AT_POSITIONS: Duration = Duration::from_secs(5);
 const SWEEP_TOMBSTONES: Duration = Duration::from_secs(10);
 const LOOK_FOR_UNREAD: Duration = Duration::from_secs(5);
 /// After so many intervals without an end a producer's transaction is worth a warning.
@@ -84,6 +85,7 @@ pub(super) struct Upkeep {
     metrics_interval: Duration,
     marks: Instant,
     lookups: Instant,
+    positions: Instant,
     tombstones: Instant,
     unread: Instant,
     summary_due: Instant,
@@ -100,6 +102,7 @@ impl Upkeep {
             metrics_interval,
             marks: now + LOOK_AT_MARKS,
             lookups: now + LOOK_AT_LOOKUPS,
+            positions: now + LOOK_AT_POSITIONS,
             tombstones: now + SWEEP_TOMBSTONES,
             unread: now + LOOK_FOR_UNREAD,
             summary_due: now + metrics_interval,
@@ -110,7 +113,8 @@ impl Upkeep {
     }
 
     pub(super) fn next_due(&self) -> Instant {
-        self.marks.min(self.lookups).min(self.tombstones).min(self.unread).min(self.summary_due)
+        let clocks = [self.lookups, self.positions, self.tombstones, self.unread, self.summary_due];
+        clocks.into_iter().fold(self.marks, Instant::min)
     }
 }
 
@@ -127,13 +131,16 @@ impl Pipeline {
             let done = self.refresh_lookups().await;
             self.tolerate("refreshing lookups", done)?;
         }
+        // The next time is set whether or not there is anything to do: what stays due would keep the loop from polling.
+        if now >= self.upkeep.positions {
+            self.upkeep.positions = now + LOOK_AT_POSITIONS;
+            let done = self.look_at_positions().await;
+            self.tolerate("looking at the positions", done)?;
+        }
         if now >= self.upkeep.tombstones {
-            // Also without a partition: what stays due is all that the loop would ever do.
             self.upkeep.tombstones = now + SWEEP_TOMBSTONES;
-            if !self.owned.is_empty() {
-                let done = self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop);
-                self.tolerate("expiring tombstones", done)?;
-            }
+            let done = self.sweep_tombstones().await;
+            self.tolerate("expiring tombstones", done)?;
         }
         if now >= self.upkeep.unread {
             self.upkeep.unread = now + LOOK_FOR_UNREAD;
@@ -144,6 +151,13 @@ impl Pipeline {
             self.write_summary().await;
         }
         Ok(())
+    }
+
+    async fn sweep_tombstones(&mut self) -> Result<()> {
+        if self.owned.is_empty() {
+            return Ok(());
+        }
+        self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop)
     }
 
     /// Errors that pass by themselves are logged and left for the next time.

@@ -1,13 +1,14 @@
 //! The positions table: who owns a partition, where its reading stands, what became of its records.
 //!
-//! Offsets move only by compare-and-swap inside the data transaction ([`swap`]): the row must still stand where the batch
-//! began and still carry our epoch and token. That alone makes a second application of a range impossible (P3); epoch and token
-//! stop an instance that lost the partition without knowing it.
+//! Offsets move only by compare-and-swap inside the data transaction ([`Owner::swap`]): the row must be exactly as this instance left
+//! or acquired it. Its offset makes a second application of a range impossible (P3); epoch and token stop an instance that lost the
+//! partition without knowing it; the last transaction's name stops one whose memory is ahead of a database that was set back.
 
 use std::collections::BTreeMap;
 
 use mysql_async::Row;
 
+use super::quarantine::{self, PendingRow};
 use super::quoting::{binary, optional_number, optional_text, text};
 use super::session::{Session, StatementError, bytes_at, int_at, text_at};
 use super::tables::POSITIONS;
@@ -30,8 +31,17 @@ pub struct Stored {
     pub partition: Partition,
     pub next_offset: i64,
     pub epoch: i64,
+    /// The last transaction that moved it.
+    pub transaction: Token,
     pub high_water_ns: Option<i64>,
     pub identity: TopicIdentity,
+}
+
+/// Partitions that this instance acquired, and what stood in quarantine of them at the same instant.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Acquired {
+    pub stored: Vec<Stored>,
+    pub pending: Vec<PendingRow>,
 }
 
 /// The change that one transaction makes to one partition's row.
@@ -39,6 +49,8 @@ pub struct Stored {
 pub struct Advance {
     pub partition: Partition,
     pub epoch: i64,
+    /// The transaction that moved the row last, as far as we know.
+    pub last: Token,
     pub from: i64,
     /// Equal to `from` for a transaction that only re-runs quarantined records.
     pub to: i64,
@@ -104,15 +116,39 @@ pub struct Owner {
     pub name: String,
 }
 
-/// A partition's row as somebody who has a transaction in doubt finds it.
+/// A partition's row as far as the protocol goes. What the statements do to it stands beside them in Rust: the model of the protocol
+/// runs on that, and `tests/protocol/swap.rs` compares the two on real servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
     pub partition: Partition,
     pub next_offset: i64,
+    pub epoch: i64,
     /// Whose the partition is.
     pub owner: Token,
     /// The last transaction that moved it.
     pub transaction: Token,
+}
+
+impl Found {
+    /// Whether the swap of `advance` by `owner` finds this row as it expects it: the WHERE of [`Owner::swap`].
+    pub fn fits(&self, advance: &Advance, owner: &Token) -> bool {
+        self.next_offset == advance.from
+            && self.epoch == advance.epoch
+            && self.owner == *owner
+            && self.transaction == advance.last
+    }
+
+    /// The row after `transaction` has moved it: the SET of [`Owner::swap`].
+    #[must_use]
+    pub fn swapped(self, advance: &Advance, transaction: &Token) -> Self {
+        Self { next_offset: advance.to, transaction: *transaction, ..self }
+    }
+
+    /// The row after `owner` has acquired it: the UPDATE of [`Owner::acquire`].
+    #[must_use]
+    pub fn acquired(self, owner: &Token) -> Self {
+        Self { epoch: self.epoch + 1, owner: *owner, ..self }
+    }
 }
 
 impl Owner {
@@ -121,10 +157,11 @@ impl Owner {
     }
 
     /// Takes ownership of `partitions`: bumps each row's epoch and puts our token in it. Partitions without a row are missing
-    /// from the answer. Waits for a former owner's open transaction, which holds the row.
-    pub async fn acquire(&self, session: &mut Session, partitions: &[Partition]) -> Result<Vec<Stored>> {
+    /// from the answer. Waits for a former owner's open transaction, which holds the row. Who is on hold is read under the same lock:
+    /// later it might be what another owner has made of it.
+    pub async fn acquire(&self, session: &mut Session, partitions: &[Partition]) -> Result<Acquired> {
         if partitions.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Acquired::default());
         }
         let chosen = format!("{} AND kafka_partition IN ({})", self.is_mine(), list(partitions));
         let result = async {
@@ -136,16 +173,20 @@ impl Owner {
             );
             session.run(&bump).await?;
             let select = format!(
-                "SELECT kafka_partition, next_offset, owner_epoch, high_water_ns, cluster_id, topic_id FROM {POSITIONS} WHERE {chosen} \
-                 ORDER BY kafka_partition FOR UPDATE"
+                "SELECT kafka_partition, next_offset, owner_epoch, high_water_ns, cluster_id, topic_id, transaction_id FROM {POSITIONS} \
+                 WHERE {chosen} ORDER BY kafka_partition FOR UPDATE"
             );
             let rows = session.rows(&select).await?;
+            let pending = quarantine::pending(session, self, partitions).await?;
             session.run("COMMIT").await?;
-            Ok(rows)
+            Ok((rows, pending))
         }
         .await;
         match result {
-            Ok(rows) => rows.iter().map(stored).collect(),
+            Ok((rows, pending)) => {
+                let stored = rows.iter().map(stored).collect::<Result<_>>()?;
+                Ok(Acquired { stored, pending })
+            }
             Err(error) => {
                 session.rollback().await;
                 Err(StatementError::into_error(error).at("acquiring partitions"))
@@ -187,7 +228,14 @@ impl Owner {
             binary(&self.token),
         );
         match session.run(&sql).await {
-            Ok(_) => Ok(Stored { partition, next_offset, epoch: 1, high_water_ns: None, identity: identity.clone() }),
+            Ok(_) => Ok(Stored {
+                partition,
+                next_offset,
+                epoch: 1,
+                transaction: self.token,
+                high_water_ns: None,
+                identity: identity.clone(),
+            }),
             Err(error) if error.code == 1062 => {
                 Err(Error::new(Kind::Fenced, format!("another instance has just begun partition {partition}")))
             }
@@ -221,7 +269,7 @@ impl Owner {
             let names = rows.is_empty();
             let alias = |name: &str| if names { format!(" AS {name}") } else { String::new() };
             let mut row = format!(
-                "SELECT {}{}, {}{}, {}{}, {}{}, {}{}",
+                "SELECT {}{}, {}{}, {}{}, {}{}, {}{}, {}{}",
                 advance.partition,
                 alias("part"),
                 advance.from,
@@ -230,6 +278,8 @@ impl Owner {
                 alias("becomes"),
                 advance.epoch,
                 alias("epoch"),
+                binary(&advance.last),
+                alias("last"),
                 optional_number(advance.high_water_ns),
                 alias("high_water"),
             );
@@ -244,7 +294,8 @@ impl Owner {
             "UPDATE {POSITIONS} p JOIN ({}) v ON p.kafka_partition = v.part SET p.next_offset = v.becomes, \
              p.high_water_ns = NULLIF(GREATEST(COALESCE(p.high_water_ns, {min}), COALESCE(v.high_water, {min})), {min}), \
              {}, p.transaction_id = {}, p.updated = UTC_TIMESTAMP(6) \
-             WHERE p.{} AND p.topic = {} AND p.next_offset = v.was AND p.owner_epoch = v.epoch AND p.owner_token = {}",
+             WHERE p.{} AND p.topic = {} AND p.next_offset = v.was AND p.owner_epoch = v.epoch AND p.owner_token = {} \
+             AND p.transaction_id = v.last",
             rows.join(" UNION ALL "),
             sums.join(", "),
             binary(transaction),
@@ -268,21 +319,43 @@ impl Owner {
     /// The rows of `partitions` for somebody who has a transaction in doubt. The locking read waits until that transaction, which
     /// may still be committing, is decided; a plain read would show the state before it.
     pub async fn find(&self, session: &mut Session, partitions: &[Partition]) -> Result<Vec<Found>> {
+        self.look(session, partitions, false).await.map(|(rows, _)| rows)
+    }
+
+    /// The same, with what stands in quarantine of these partitions while the rows are as they were found.
+    pub async fn find_pending(
+        &self,
+        session: &mut Session,
+        partitions: &[Partition],
+    ) -> Result<(Vec<Found>, Vec<PendingRow>)> {
+        self.look(session, partitions, true).await
+    }
+
+    async fn look(
+        &self,
+        session: &mut Session,
+        partitions: &[Partition],
+        wanted: bool,
+    ) -> Result<(Vec<Found>, Vec<PendingRow>)> {
+        if partitions.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
         let select = format!(
-            "SELECT kafka_partition, next_offset, owner_token, transaction_id FROM {POSITIONS} WHERE {} AND kafka_partition IN ({}) \
-             ORDER BY kafka_partition FOR UPDATE",
+            "SELECT kafka_partition, next_offset, owner_epoch, owner_token, transaction_id FROM {POSITIONS} WHERE {} \
+             AND kafka_partition IN ({}) ORDER BY kafka_partition FOR UPDATE",
             self.is_mine(),
             list(partitions),
         );
         let result = async {
             session.run("START TRANSACTION").await?;
             let rows = session.rows(&select).await?;
+            let pending = if wanted { quarantine::pending(session, self, partitions).await? } else { Vec::new() };
             session.run("COMMIT").await?;
-            Ok(rows)
+            Ok((rows, pending))
         }
         .await;
         match result {
-            Ok(rows) => Ok(rows.iter().map(found).collect()),
+            Ok((rows, pending)) => Ok((rows.iter().map(found).collect(), pending)),
             Err(error) => {
                 session.rollback().await;
                 Err(StatementError::into_error(error).at("reading positions back"))
@@ -292,12 +365,12 @@ impl Owner {
 }
 
 fn found(row: &Row) -> Found {
-    let token = |index: usize| bytes_at(row, index).and_then(|bytes| Token::try_from(bytes).ok()).unwrap_or_default();
     Found {
         partition: partition_at(row),
         next_offset: int_at(row, 1).unwrap_or(-1),
-        owner: token(2),
-        transaction: token(3),
+        epoch: int_at(row, 2).unwrap_or(-1),
+        owner: token_at(row, 3),
+        transaction: token_at(row, 4),
     }
 }
 
@@ -309,8 +382,13 @@ fn stored(row: &Row) -> Result<Stored> {
         next_offset: int_at(row, 1).ok_or_else(missing)?,
         epoch: int_at(row, 2).ok_or_else(missing)?,
         high_water_ns: int_at(row, 3),
+        transaction: token_at(row, 6),
         identity: TopicIdentity { cluster_id: optional(4), topic_id: optional(5) },
     })
+}
+
+fn token_at(row: &Row, index: usize) -> Token {
+    bytes_at(row, index).and_then(|bytes| Token::try_from(bytes).ok()).unwrap_or_default()
 }
 
 fn partition_at(row: &Row) -> Partition {

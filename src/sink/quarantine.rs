@@ -171,8 +171,13 @@ pub fn settlements(owner: &Owner, settled: &[Settled]) -> Vec<String> {
         .collect()
 }
 
-/// All pending rows of `partitions`, without bytes, in order.
-pub async fn pending(session: &mut Session, owner: &Owner, partitions: &[Partition]) -> Result<Vec<PendingRow>> {
+/// All pending rows of `partitions`, without bytes, in order. To be read under the lock of their positions, or they may be another
+/// owner's work already.
+pub(super) async fn pending(
+    session: &mut Session,
+    owner: &Owner,
+    partitions: &[Partition],
+) -> Result<Vec<PendingRow>, StatementError> {
     if partitions.is_empty() {
         return Ok(Vec::new());
     }
@@ -184,8 +189,7 @@ pub async fn pending(session: &mut Session, owner: &Owner, partitions: &[Partiti
         text_ascii(&owner.topic),
         list.join(", "),
     );
-    let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
-    Ok(rows.iter().map(pending_row).collect())
+    Ok(session.rows(&sql).await?.iter().map(pending_row).collect())
 }
 
 fn pending_row(row: &Row) -> PendingRow {

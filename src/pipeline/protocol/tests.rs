@@ -7,11 +7,11 @@ const THIS: Token = [3; 16];
 const OTHER: Token = [4; 16];
 
 fn advance(partition: Partition, from: i64, to: i64) -> Advance {
-    Advance { partition, epoch: 3, from, to, high_water_ns: None, sums: SumChanges::default() }
+    Advance { partition, epoch: 3, last: OTHER, from, to, high_water_ns: None, sums: SumChanges::default() }
 }
 
 fn found(partition: Partition, next_offset: i64, owner: Token, transaction: Token) -> Found {
-    Found { partition, next_offset, owner, transaction }
+    Found { partition, next_offset, epoch: 3, owner, transaction }
 }
 
 fn judged(advances: &[Advance], found: &[Found]) -> Fate {
@@ -37,6 +37,15 @@ fn another_owner_fences_and_an_earlier_position_means_the_database_moved() {
     assert_eq!(judged(&[advance(0, 5, 9)], &[found(0, 9, THEIRS, OTHER)]), Fate::Fenced(vec![0]));
     assert_eq!(judged(&[advance(0, 5, 9)], &[found(0, 2, OURS, OTHER)]), Fate::Moved(vec![0]));
     assert_eq!(judged(&[advance(0, 5, 9)], &[]), Fate::Moved(vec![0]));
+}
+
+#[test]
+fn what_the_swap_would_refuse_is_not_called_uncommitted() {
+    let acquired_since = Found { epoch: 4, ..found(0, 5, OURS, OTHER) };
+    let moved_by_another = found(0, 5, OURS, [5; 16]);
+    for row in [acquired_since, moved_by_another] {
+        assert_eq!(judged(&[advance(0, 5, 9)], &[row]), Fate::Moved(vec![0]));
+    }
 }
 
 #[test]
