@@ -116,10 +116,13 @@ impl Pipeline {
             let done = self.refresh_lookups().await;
             self.tolerate("refreshing lookups", done)?;
         }
-        if now >= self.upkeep.tombstones && !self.owned.is_empty() {
+        if now >= self.upkeep.tombstones {
+            // Also without a partition: what stays due is all that the loop would ever do.
             self.upkeep.tombstones = now + SWEEP_TOMBSTONES;
-            let done = self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop);
-            self.tolerate("expiring tombstones", done)?;
+            if !self.owned.is_empty() {
+                let done = self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop);
+                self.tolerate("expiring tombstones", done)?;
+            }
         }
         if now >= self.upkeep.summary_due {
             self.write_summary().await;

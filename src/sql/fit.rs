@@ -67,6 +67,12 @@ pub(super) fn misfits(column: &Column, is_key: bool, values: &ArrayRef, deleted:
 fn texts(column: &Column, values: &ArrayRef, max_chars: u64, max_bytes: u64, found: &mut Vec<Misfit>) {
     let Some(texts) = values.as_string_opt::<i32>() else { return };
     let surely = max_chars.min(max_bytes);
+    if column.ddl_type.starts_with("char(") {
+        // Longer texts are judged below.
+        let blank = |row: &usize| texts.is_valid(*row) && texts.value(*row).ends_with(' ');
+        let reason = format!("{} ends with a blank, which the target's column (CHAR) doesn't keep", column.name);
+        found.extend((0..texts.len()).filter(blank).map(|row| (row, reason.clone())));
+    }
     for (row, length) in texts.offsets().lengths().enumerate() {
         if length as u64 <= surely || texts.is_null(row) {
             continue;
@@ -83,9 +89,12 @@ fn texts(column: &Column, values: &ArrayRef, max_chars: u64, max_bytes: u64, fou
 fn bytes(column: &Column, values: &ArrayRef, max_bytes: u64, found: &mut Vec<Misfit>) {
     let Ok(values) = cast(values, &DataType::Binary) else { return };
     let Some(values) = values.as_binary_opt::<i32>() else { return };
+    // BINARY fills up with zeros.
+    let exactly = column.ddl_type.starts_with("binary(");
     for (row, length) in values.offsets().lengths().enumerate() {
-        if length as u64 > max_bytes && values.is_valid(row) {
-            found.push((row, format!("{} has {length} bytes, the target's column holds {max_bytes}", column.name)));
+        if (length as u64 > max_bytes || (exactly && (length as u64) < max_bytes)) && values.is_valid(row) {
+            let holds = if exactly { "holds exactly" } else { "holds" };
+            found.push((row, format!("{} has {length} bytes, the target's column {holds} {max_bytes}", column.name)));
         }
     }
 }
