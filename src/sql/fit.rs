@@ -241,6 +241,23 @@ mod tests {
         assert_eq!(rows(Holds::Text { max_chars: 3, max_bytes: 4 }, values), [1, 2]);
     }
 
+    // Proves: P6
+    #[test]
+    fn what_char_would_drop_and_binary_would_add_does_not_fit() {
+        let rows = |ddl_type: &str, holds: Holds, values: Vec<&str>| -> Vec<usize> {
+            let values: ArrayRef = Arc::new(StringArray::from(values));
+            let deleted = BooleanArray::from(vec![false; values.len()]);
+            let column = Column { ddl_type: ddl_type.to_owned(), ..column(holds, true) };
+            misfits(&column, false, &values, &deleted).into_iter().map(|(row, _)| row).collect()
+        };
+        let text = Holds::Text { max_chars: 3, max_bytes: 12 };
+        assert_eq!(rows("char(3) CHARACTER SET utf8mb4", text, vec!["a", "a ", " a", ""]), [1]);
+        assert_eq!(rows("varchar(3)", text, vec!["a ", "abcd"]), [1]);
+        let bytes = Holds::Bytes { max_bytes: 3 };
+        assert_eq!(rows("binary(3)", bytes, vec!["abc", "ab", "abcd"]), [1, 2]);
+        assert_eq!(rows("varbinary(3)", bytes, vec!["abc", "ab", "abcd"]), [2]);
+    }
+
     #[test]
     fn integers_are_compared_without_wrapping() {
         let values: ArrayRef = Arc::new(UInt64Array::from(vec![0, u64::MAX, 127, 128]));
