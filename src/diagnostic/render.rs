@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Diagnostic, Severity, Span};
+use super::{Diagnostic, Severity, Span, did_you_mean};
 
 /// Writes `faults` by file and line, each with the line it is about, then a line that counts them. Nothing for none.
 pub fn render(faults: &[Diagnostic], out: &mut impl Write, color: bool) -> io::Result<()> {
@@ -172,7 +172,8 @@ impl Sources {
 }
 
 /// Words in a TOML key that announce a secret.
-const SECRET_WORDS: [&str; 8] = ["password", "passwd", "secret", "token", "credential", "jaas", "pem", "passphrase"];
+const SECRET_WORDS: [&str; 9] =
+    ["password", "passwd", "pwd", "secret", "token", "credential", "jaas", "pem", "passphrase"];
 /// What makes such a key harmless: it names where the secret is.
 const HARMLESS_ENDINGS: [&str; 3] = ["_file", ".location", "_url"];
 
@@ -213,7 +214,16 @@ fn secret_value(line: &str) -> Option<usize> {
         let harmless = HARMLESS_ENDINGS.iter().any(|ending| end_of_key.ends_with(ending));
         (!harmless).then_some(after + equals + 1)
     });
-    values.chain(shapeless_url(&lower)).min()
+    values.chain(shapeless_url(&lower)).chain(misspelt_secret(&lower)).min()
+}
+
+/// Where the value of a key starts that is nearly called like a secret: somebody has mistyped it.
+fn misspelt_secret(line: &str) -> Option<usize> {
+    line.match_indices('=').find_map(|(at, _)| {
+        let key = line.get(..at)?.rsplit([',', '{', '.', '=']).next()?.trim_matches([' ', '\t', '"', '\'']);
+        let harmless = HARMLESS_ENDINGS.iter().any(|ending| key.ends_with(ending));
+        (!harmless && did_you_mean(key, SECRET_WORDS).is_some()).then_some(at + 1)
+    })
 }
 
 /// Where the value of a key `url` starts that is no URL, so that nobody can tell what in it is the password.
@@ -369,6 +379,9 @@ error[AI0101]: unknown column \"nme\"
             "mysql = { url = \"mysql://app:${X:-hunter2}@db/app\" }",
             "\"sasl.password\" = \"hunter2\"",
             "sasl.password = 'hunter2",
+            "pasword = \"hunter2\"",
+            "mysql = { url = \"x\", Passwrd = \"hunter2\" }",
+            "sasl.pasword = 'hunter2'",
             "properties = { a = 1, \"sasl.password\" = \"hunter2\", b = 2 }",
             "sasl.password =\n  \"hunter2\"",
             "\"ssl.key.pem\" = \"\"\"\nhunter2\n\"\"\"",

@@ -190,6 +190,10 @@ fn write_value(out: &mut Vec<u8>, array: &ArrayRef, row: usize, holds: Holds, fo
         return Ok(());
     }
     match array.data_type() {
+        // The stage reads bytes in hexadecimal, wherever they come from.
+        DataType::Utf8 if matches!(holds, Holds::Bytes { .. }) => {
+            write_bytes(out, array.as_string::<i32>().value(row).as_bytes(), form);
+        }
         DataType::Utf8 => write_text(out, array.as_string::<i32>().value(row), form),
         DataType::LargeUtf8 => write_text(out, array.as_string::<i64>().value(row), form),
         DataType::Utf8View => write_text(out, array.as_string_view().value(row), form),

@@ -222,6 +222,7 @@ fn holds(data_type: &str, column_type: &str, row: &Row) -> Holds {
         "mediumint" => int(24),
         "int" => int(32),
         "bigint" => int(64),
+        "bit" => Holds::Int { min: 0, max: (1_i128 << number(6).unwrap_or(1).clamp(1, 64)) - 1 },
         "decimal" => Holds::Decimal {
             precision: u8::try_from(number(6).unwrap_or(10)).unwrap_or(10),
             scale: u8::try_from(number(7).unwrap_or(0)).unwrap_or(0),

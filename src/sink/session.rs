@@ -336,6 +336,12 @@ impl StatementError {
     }
 }
 
+/// The driver's own limit; most often it comes as an error of its connection.
+fn is_packet_too_large(error: &mysql_async::Error) -> bool {
+    matches!(error, mysql_async::Error::Driver(DriverError::PacketTooLarge))
+        || innermost(error).contains("larger than max_allowed_packet")
+}
+
 impl From<mysql_async::Error> for StatementError {
     fn from(error: mysql_async::Error) -> Self {
         match error {
@@ -343,7 +349,7 @@ impl From<mysql_async::Error> for StatementError {
                 Self { class: server_error::classify(error.code), code: error.code, message: error.message }
             }
             // A statement above the server's packet limit: the driver closes the connection, waiting would not help.
-            mysql_async::Error::Driver(DriverError::PacketTooLarge) => Self {
+            error if is_packet_too_large(&error) => Self {
                 class: Class::Operator,
                 code: 0,
                 message: "a statement is larger than max_allowed_packet".to_owned(),

@@ -58,6 +58,10 @@ impl Stage {
             if matches!(column.holds, Holds::Bytes { .. }) {
                 fields.push(format!("@b{index}"));
                 sets.push(format!("{} = UNHEX(@b{index})", identifier(&column.name)));
+            } else if column.ddl_type.starts_with("bit") {
+                // A number in a file would be taken for its digits' bits.
+                fields.push(format!("@b{index}"));
+                sets.push(format!("{} = CAST(@b{index} AS UNSIGNED)", identifier(&column.name)));
             } else {
                 fields.push(identifier(&column.name));
             }

@@ -67,6 +67,12 @@ pub(super) fn misfits(column: &Column, is_key: bool, values: &ArrayRef, deleted:
 fn texts(column: &Column, values: &ArrayRef, max_chars: u64, max_bytes: u64, found: &mut Vec<Misfit>) {
     let Some(texts) = values.as_string_opt::<i32>() else { return };
     let surely = max_chars.min(max_bytes);
+    if column.ddl_type.starts_with("char(") {
+        // Longer texts are judged below.
+        let blank = |row: &usize| texts.is_valid(*row) && texts.value(*row).ends_with(' ');
+        let reason = format!("{} ends with a blank, which the target's column (CHAR) doesn't keep", column.name);
+        found.extend((0..texts.len()).filter(blank).map(|row| (row, reason.clone())));
+    }
     for (row, length) in texts.offsets().lengths().enumerate() {
         if length as u64 <= surely || texts.is_null(row) {
             continue;
@@ -83,9 +89,12 @@ fn texts(column: &Column, values: &ArrayRef, max_chars: u64, max_bytes: u64, fou
 fn bytes(column: &Column, values: &ArrayRef, max_bytes: u64, found: &mut Vec<Misfit>) {
     let Ok(values) = cast(values, &DataType::Binary) else { return };
     let Some(values) = values.as_binary_opt::<i32>() else { return };
+    // BINARY fills up with zeros.
+    let exactly = column.ddl_type.starts_with("binary(");
     for (row, length) in values.offsets().lengths().enumerate() {
-        if length as u64 > max_bytes && values.is_valid(row) {
-            found.push((row, format!("{} has {length} bytes, the target's column holds {max_bytes}", column.name)));
+        if (length as u64 > max_bytes || (exactly && (length as u64) < max_bytes)) && values.is_valid(row) {
+            let holds = if exactly { "holds exactly" } else { "holds" };
+            found.push((row, format!("{} has {length} bytes, the target's column {holds} {max_bytes}", column.name)));
         }
     }
 }
@@ -230,6 +239,23 @@ mod tests {
         let values: ArrayRef = Arc::new(StringArray::from(vec![Some("abc"), Some("äöü"), Some("abcd"), None]));
         assert_eq!(rows(Holds::Text { max_chars: 3, max_bytes: 100 }, values.clone()), [2]);
         assert_eq!(rows(Holds::Text { max_chars: 3, max_bytes: 4 }, values), [1, 2]);
+    }
+
+    // Proves: P6
+    #[test]
+    fn what_char_would_drop_and_binary_would_add_does_not_fit() {
+        let rows = |ddl_type: &str, holds: Holds, values: Vec<&str>| -> Vec<usize> {
+            let values: ArrayRef = Arc::new(StringArray::from(values));
+            let deleted = BooleanArray::from(vec![false; values.len()]);
+            let column = Column { ddl_type: ddl_type.to_owned(), ..column(holds, true) };
+            misfits(&column, false, &values, &deleted).into_iter().map(|(row, _)| row).collect()
+        };
+        let text = Holds::Text { max_chars: 3, max_bytes: 12 };
+        assert_eq!(rows("char(3) CHARACTER SET utf8mb4", text, vec!["a", "a ", " a", ""]), [1]);
+        assert_eq!(rows("varchar(3)", text, vec!["a ", "abcd"]), [1]);
+        let bytes = Holds::Bytes { max_bytes: 3 };
+        assert_eq!(rows("binary(3)", bytes, vec!["abc", "ab", "abcd"]), [1, 2]);
+        assert_eq!(rows("varbinary(3)", bytes, vec!["abc", "ab", "abcd"]), [2]);
     }
 
     #[test]

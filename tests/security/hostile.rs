@@ -57,8 +57,8 @@ fn a_hostile_name_in_the_config_is_refused_by_name() {
     ];
     for (from, to) in places {
         for name in names() {
-            // Dots are at home in the names of topics.
-            if to.starts_with("topic") && name == "a.b" {
+            // Topics may have dots and be long.
+            if to.starts_with("topic") && (name == "a.b" || name.len() == 65) {
                 continue;
             }
             let url = format!("mysql://app@127.0.0.1:1/{name}");
@@ -75,7 +75,7 @@ fn a_hostile_name_in_the_config_is_refused_by_name() {
 
 /// Columns that MySQL takes, as long as they are quoted.
 const COLUMNS: [&str; 7] =
-    ["a`b", "a`; DROP TABLE victim; -- ", "quote's", "back\\slash", "semi;colon", "ünïcode \u{203d}", "sp ace"];
+    ["a`b", "a`; DROP TABLE victim; -- x", "quote's", "back\\slash", "semi;colon", "ünïcode \u{203d}", "sp ace"];
 
 /// Adds to `latest.sql` and `enriched.sql` a column per name; each holds the user's name.
 fn with_columns(rig: &Rig, columns: &[&str]) {
@@ -176,10 +176,6 @@ fn hostile_events() -> Vec<OwnedRecord> {
     ] {
         records.push(record("bytes", bytes.to_vec(), 0));
     }
-    let lone = format!(
-        "{{\"op\":\"u\",\"before\":null,\"after\":{{\"userId\":\"lone\",\"name\":\"\\ud800\"}},\"timestamp\":{START_MS}}}"
-    );
-    records.push(record("lone", lone, 0));
     records
 }
 
@@ -189,7 +185,7 @@ async fn takes_hostile_values(rig: &mut Rig) {
     rig.catch_up("values", LONG).await;
     rig.assert_as_folded().await;
     let found = outcome::read(&rig.database).await;
-    assert!(found.rows.len() > 80 && found.quarantine.len() >= 5, "{} rows, {:?}", found.rows.len(), found.quarantine);
+    assert!(found.rows.len() > 80 && found.quarantine.len() >= 4, "{} rows, {:?}", found.rows.len(), found.quarantine);
     assert_eq!(rig.database.number("SELECT COUNT(*) FROM victim").await, 0);
     // And by way of the quarantine commands, whose answers must not drive the terminal.
     let listed = rig.workspace.run(&["quarantine", "list", "--limit", "1000"]);
@@ -340,16 +336,20 @@ fn spiked(number: i64, poison: Option<&str>) -> OwnedRecord {
 async fn with_typed_columns(database: &Database, rig: &Rig) {
     let folder = rig.workspace.path().join("queries/users");
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
-    let typed = "    CAST(CASE WHEN length(c.name) < 9 THEN c.name ELSE '1' END AS SMALLINT) AS size,\n    CAST(c.email AS DATE) AS born,\n";
+    let number = "CAST(CASE WHEN length(c.name) < 9 THEN c.name ELSE '1' END AS SMALLINT)";
+    let typed = format!(
+        "    {number} AS size,\n    {number} AS flags,\n    CAST(c.email AS DATE) AS born,\n    c.name AS raw,\n"
+    );
     let enriched = read("enriched.sql")
         .replace("    l.name   AS country_name,\n", &format!("{typed}    l.name   AS country_name,\n"));
-    let latest = read("latest.sql").replace("region, _deleted", "region, size, born, _deleted");
+    let latest = read("latest.sql").replace("region, _deleted", "region, size, flags, born, raw, _deleted");
     rig.workspace.write("queries/users/enriched.sql", &enriched);
     rig.workspace.write("queries/users/latest.sql", &latest);
     for statement in [
         "CREATE TABLE served (code VARCHAR(255) CHARACTER SET utf8mb4 NOT NULL PRIMARY KEY) ENGINE=InnoDB",
         "INSERT INTO served VALUES ('DE')",
-        "ALTER TABLE enriched_user ADD COLUMN size TINYINT NULL, ADD COLUMN born DATE NULL, MODIFY email VARCHAR(255) NOT NULL, \
+        "ALTER TABLE enriched_user ADD COLUMN size TINYINT NULL, ADD COLUMN born DATE NULL, ADD COLUMN flags BIT(8) NULL, \
+         ADD COLUMN raw VARBINARY(255) NULL, MODIFY email VARCHAR(255) NOT NULL, \
          ADD CONSTRAINT no_66 CHECK (name <> '66')",
     ] {
         database.execute(statement).await;
@@ -394,6 +394,8 @@ on_both_servers! {
             let rows = rig.database.number("SELECT COUNT(*) FROM enriched_user").await;
             assert_eq!(rows, number - i64::try_from(poisoned.len()).unwrap(), "{name}");
             assert_eq!(rig.database.number("SELECT next_offset FROM afterimage_positions").await, number, "{name}");
+            let changed = "SELECT COUNT(*) FROM enriched_user WHERE NOT (HEX(raw) <=> HEX(name) AND flags + 0 <=> size AND born <=> email)";
+            assert_eq!(rig.database.number(changed).await, 0, "{name}: values were changed on their way in");
             rig.assert_sums_balance().await;
         }
         assert!(poisoned.len() > 300, "{}", poisoned.len());

@@ -274,6 +274,11 @@ fn uses() -> BTreeMap<(&'static str, &'static str), &'static str> {
         ),
         (("error_data_enrichment", "UPDATE"), "UPDATE error_data_enrichment SET state = 'retry' WHERE 1 = 0"),
         (
+            ("out_of_order_events", "SELECT"),
+            "INSERT IGNORE INTO out_of_order_events (pipeline, newest_ts_ns) SELECT 'a', 0 FROM DUAL WHERE 1 = 0 \
+             ON DUPLICATE KEY UPDATE newest_ts_ns = VALUES(newest_ts_ns)",
+        ),
+        (
             ("out_of_order_events", "INSERT"),
             "INSERT IGNORE INTO out_of_order_events (pipeline) SELECT 'a' FROM DUAL WHERE 1 = 0",
         ),

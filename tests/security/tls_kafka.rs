@@ -94,6 +94,7 @@ async fn only_brokers_that_prove_who_they_are_are_read() {
         written.len()
     };
     write("before", 0).await;
+    let mut asked = false;
 
     // Refused: by name, with a remedy; nothing is read, and no secret is in the log.
     for (port, kafka, words, remedy) in [
@@ -124,11 +125,15 @@ async fn only_brokers_that_prove_who_they_are_are_read() {
         let line = log.lines().find(|line| line.contains(words)).unwrap();
         assert!(line.contains("waiting") && line.contains(remedy), "{line}");
         running.kill();
-        let checked = workspace.run(&["check", "--online"]);
-        assert_eq!(checked.code(), 1, "{checked:?}");
-        assert!(checked.stdout.contains("AI0401"), "{checked:?}");
-        let shown = log + &checked.stdout + &checked.stderr;
-        assert!(!shown.contains("canary"), "{shown}");
+        assert!(!log.contains("canary"), "{log}");
+        // A question waits for its whole ten seconds: one of each kind is enough.
+        if remedy == "expired" || (remedy == "sasl.password" && !asked) {
+            asked = remedy != "expired";
+            let checked = workspace.run(&["check", "--online"]);
+            assert_eq!(checked.code(), 1, "{checked:?}");
+            assert!(checked.stdout.contains("AI0401"), "{checked:?}");
+            assert!(!checked.stdout.contains("canary") && !checked.stderr.contains("canary"), "{checked:?}");
+        }
     }
     assert_eq!(database.number("SELECT COUNT(*) FROM afterimage_positions").await, 0, "something was read");
 

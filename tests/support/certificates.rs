@@ -1,6 +1,7 @@
 //! A certificate authority of the test's own, and the certificates it issues, as PEM files.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
@@ -46,6 +47,14 @@ impl Authority {
     pub fn issue_expired(&self, hosts: &[&str]) -> Identity {
         let mut params = params("server", hosts);
         (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(2001, 1, 1));
+        self.sign(&params)
+    }
+
+    /// The same, good for so long from now.
+    pub fn issue_for(&self, hosts: &[&str], lifetime: Duration) -> Identity {
+        let mut params = params("server", hosts);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        params.not_after = date_time_ymd(1970, 1, 1) + now + lifetime;
         self.sign(&params)
     }
 
