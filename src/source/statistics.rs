@@ -51,12 +51,10 @@ impl Statistics {
     /// The known ends of the topic's partitions.
     pub(super) fn ends(&self, topic: &str) -> impl Iterator<Item = (Partition, End)> {
         let partitions = self.topics.get(topic).into_iter().flat_map(|topic| topic.partitions.values());
-        partitions
-            .filter(|state| state.partition >= 0 && state.ls_offset >= 0)
-            .map(|state| {
-                let end = End { stable: state.ls_offset, high: state.hi_offset.max(state.ls_offset) };
-                (state.partition, end)
-            })
+        partitions.filter(|state| state.partition >= 0 && state.ls_offset >= 0).map(|state| {
+            let end = End { stable: state.ls_offset, high: state.hi_offset.max(state.ls_offset) };
+            (state.partition, end)
+        })
     }
 }
 
