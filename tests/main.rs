@@ -5,6 +5,7 @@
 mod cli;
 mod faults;
 mod fixtures;
+mod kafka_faults;
 mod offline;
 mod operations;
 mod road;
