@@ -162,6 +162,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P3, R8
     async fn a_zombie_writes_nothing(server) {
         let kafka = "\"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"1000\"".to_owned();
         let mut rig = Rig::new(server, Variant { pipeline: small_batches(), kafka, ..Variant::default() }).await;

@@ -8,6 +8,7 @@ mod corpus;
 mod correctness;
 mod faults;
 mod fixtures;
+mod kafka_faults;
 mod offline;
 mod operations;
 mod properties;

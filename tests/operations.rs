@@ -115,6 +115,7 @@ on_both_servers! {
         assert_eq!(rig.database.number("SELECT COUNT(*) FROM error_data_enrichment").await, 0);
     }
 
+    // Proves: P5, P6, R50
     async fn deleted_records_halt_their_partition_and_no_other(server) {
         let mut rig = Rig::new(server, Variant::default()).await;
         let workload = |seed| Workload { events: 2_000, users: 100, partitions: 2, seed, mix: Mix::orderly(), ..Workload::default() };
@@ -132,6 +133,7 @@ on_both_servers! {
         assert_ne!(found.sums.get(&0), expected.sums.get(&0));
     }
 
+    // Proves: P3, P6, R51
     async fn a_topic_created_anew_halts_even_if_it_is_longer_by_now(server) {
         let mut rig = Rig::new(server, Variant::default()).await;
         let workload = |events| Workload { events, users: 50, partitions: 2, seed: 3, mix: Mix::orderly(), ..Workload::default() };
@@ -148,6 +150,7 @@ on_both_servers! {
         outcome::assert_as_folded(&rig.database, &before).await;
     }
 
+    // Proves: P3, R53
     async fn new_partitions_are_read_from_their_beginning(server) {
         let mut rig = Rig::new(server, Variant::default()).await;
         let running = rig.start("run");

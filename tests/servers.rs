@@ -218,7 +218,7 @@ async fn transactions_take_up_offsets_whether_they_are_committed_or_aborted() {
 
 #[tokio::test]
 async fn a_private_broker_keeps_its_records_over_kill_and_pause() {
-    let mut broker = start_private_kafka(&[]).await;
+    let broker = start_private_kafka(&[]).await;
     let topic = broker.create_topic(1, &[]).await;
     broker.produce(&topic, vec![Message::new(0, "a", "1")]).await;
     let brokers = broker.brokers();

@@ -164,6 +164,7 @@ async fn every_record_arrives_once_and_in_order_and_its_end_and_what_was_applied
     assert!(member.source.close(PATIENCE).await);
 }
 
+// Proves: P3, R47
 #[tokio::test(flavor = "multi_thread")]
 async fn committed_offsets_of_the_group_are_never_read() {
     let kafka = servers::kafka().await;
@@ -185,6 +186,7 @@ async fn committed_offsets_of_the_group_are_never_read() {
     assert_eq!(store.applied[&0], (40..100).collect::<Vec<_>>());
 }
 
+// Proves: P1, R54
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_aborted_transactions_never_arrive_and_the_end_is_reached_behind_them() {
     let kafka = servers::kafka().await;
@@ -204,6 +206,7 @@ async fn records_of_aborted_transactions_never_arrive_and_the_end_is_reached_beh
     assert_eq!(store.positions[&0], 17);
 }
 
+// Proves: P6, R50
 #[tokio::test(flavor = "multi_thread")]
 async fn records_deleted_before_they_were_read_stop_that_partition_with_the_lost_range() {
     let kafka = servers::kafka().await;
@@ -229,6 +232,7 @@ async fn records_deleted_before_they_were_read_stop_that_partition_with_the_lost
     assert_eq!(store.applied[&1], (30..50).collect::<Vec<_>>());
 }
 
+// Proves: P6, R51
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_created_anew_while_it_is_read_is_noticed_before_a_record_of_it_arrives() {
     let kafka = servers::kafka().await;
@@ -267,6 +271,7 @@ async fn a_topic_created_anew_while_it_is_read_is_noticed_before_a_record_of_it_
     }
 }
 
+// Proves: P3, R53
 #[tokio::test(flavor = "multi_thread")]
 async fn new_partitions_are_found_while_reading() {
     let kafka = servers::kafka().await;
@@ -301,6 +306,7 @@ async fn a_topic_that_does_not_exist_is_trouble_until_it_does() {
     member.until(&mut store, |member, store| store.total() == 10 && member.troubles.is_empty()).await;
 }
 
+// Proves: P3, R46
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go_and_nothing_is_applied_twice_or_skipped() {
     let kafka = servers::kafka().await;
@@ -351,9 +357,10 @@ async fn a_second_owner_of_a_static_identity_costs_the_client_but_not_the_source
     store.assert_complete(1, 20);
 }
 
+// Proves: P3, R43
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_killed_and_started_again_costs_no_record() {
-    let mut kafka = servers::start_private_kafka(&[]).await;
+    let kafka = servers::start_private_kafka(&[]).await;
     let topic = kafka.create_topic(2, &[]).await;
     let mut store = Store::default();
     let mut member = Member::new(options(&kafka, &topic));

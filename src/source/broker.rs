@@ -50,9 +50,7 @@ impl Broker {
         // Membership is for the source.
         config.remove("group.instance.id").remove("group.protocol");
         config.set("client.id", "afterimage-inspect").set_log_level(RDKafkaLogLevel::Warning);
-        let client = config.create_with_context(Quiet::default()).map_err(|_| {
-            Error::new(Kind::Config, "can't create the Kafka client").remedy("mend [kafka] and [kafka.properties]")
-        })?;
+        let client = config.create_with_context(Quiet::default()).map_err(properties::not_accepted)?;
         Ok(Self { client: Arc::new(client), timeout })
     }
 
@@ -89,7 +87,10 @@ impl Broker {
                 return Ok(None);
             }
             partitions.sort_unstable();
-            Ok(Some(TopicDescription { id: topic_id::topic_id(client.client(), &name, timeout)?, partitions }))
+            // The one that has just answered; unknown while it is but an address of the config.
+            let answered = Some(metadata.orig_broker_id()).filter(|id| *id >= 0);
+            let broker = answered.or_else(|| metadata.brokers().first().map(|broker| broker.id())).unwrap_or(-1);
+            Ok(Some(TopicDescription { id: topic_id::topic_id(client.client(), &name, broker, timeout)?, partitions }))
         })
         .await
     }

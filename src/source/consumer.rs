@@ -70,15 +70,7 @@ impl Drop for Alarm {
 
 fn connect(config: &ClientConfig, shared: &Arc<Shared>) -> Result<Client> {
     let context = Context { shared: Arc::clone(shared) };
-    let client: Client = config.create_with_context(context).map_err(|error| {
-        // A KafkaError's own text can repeat the property's value.
-        let what = match error {
-            KafkaError::ClientConfig(_, _, name, _) => format!("the Kafka property `{name}` is not accepted"),
-            KafkaError::ClientCreation(what) => format!("can't create the Kafka client: {what}"),
-            _ => "can't create the Kafka client".to_owned(),
-        };
-        Error::new(Kind::Config, what).remedy("mend [kafka] and [kafka.properties]")
-    })?;
+    let client: Client = config.create_with_context(context).map_err(properties::not_accepted)?;
     client.subscribe(&[shared.topic()]).map_err(|error| {
         Error::new(Kind::Config, format!("can't subscribe to topic `{}`", shared.topic())).source(error)
     })?;

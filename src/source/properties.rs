@@ -133,6 +133,16 @@ pub(super) fn consumer(options: &SourceOptions) -> Result<ClientConfig> {
     Ok(config)
 }
 
+/// Why a client can't be created, as far as that can be said without a property's value, which a KafkaError's own text may repeat.
+pub(super) fn not_accepted(error: KafkaError) -> Error {
+    let what = match error {
+        KafkaError::ClientConfig(_, _, name, _) => format!("the Kafka property `{name}` is not accepted"),
+        KafkaError::ClientCreation(what) => format!("can't create the Kafka client: {what}"),
+        _ => "can't create the Kafka client".to_owned(),
+    };
+    Error::new(Kind::Config, what).remedy("mend [kafka] and [kafka.properties]")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +166,14 @@ mod tests {
         assert!(fault_of("sesion.timeout.ms", "1").contains("did you mean `session.timeout.ms`?"));
         let odd = fault_of("session.timeout.ms", "hunter2");
         assert!(odd.contains("session.timeout.ms") && !odd.contains("hunter2"), "{odd}");
+    }
+
+    #[test]
+    fn properties_that_contradict_each_other_are_named_whichever_client_is_first() {
+        let contradiction = [("fetch.max.bytes".to_owned(), "16384".to_owned())].into();
+        let error = super::super::Broker::new("127.0.0.1:1", &contradiction, std::time::Duration::from_secs(1)).err();
+        let text = error.map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains("fetch.max.bytes"), "{text}");
     }
 
     #[test]

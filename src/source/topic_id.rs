@@ -41,15 +41,19 @@ impl<T> Drop for Owned<T> {
 
 /// The id of `topic` as librdkafka writes it (base64, 22 characters); `None` where the brokers know of none.
 ///
+/// `broker` is asked, any can tell: without a name librdkafka waits for the controller, which the mock cluster hasn't.
 /// A question that fails is an error, never `None`: without the id a topic that was created anew goes unnoticed.
 pub(super) fn topic_id<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
+    broker: i32,
     timeout: Duration,
 ) -> KafkaResult<Option<String>> {
     let failed = |code: RDKafkaErrorCode| Err(KafkaError::AdminOp(code));
     let Ok(name) = CString::new(topic) else { return failed(RDKafkaErrorCode::InvalidTopic) };
-    let Some(event) = describe(client, &name, timeout) else { return failed(RDKafkaErrorCode::OperationTimedOut) };
+    let Some(event) = describe(client, &name, broker, timeout) else {
+        return failed(RDKafkaErrorCode::OperationTimedOut);
+    };
     // SAFETY: `event` is a live event; the result and all that hangs on it belong to the event, which outlives this block.
     // librdkafka returns null where there is nothing, which is checked at each step.
     unsafe {
@@ -94,6 +98,7 @@ pub(super) fn topic_id<C: ClientContext>(
 fn describe<C: ClientContext>(
     client: &Client<C>,
     name: &CStr,
+    broker: i32,
     timeout: Duration,
 ) -> Option<Owned<ffi::rd_kafka_event_t>> {
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
@@ -113,6 +118,7 @@ fn describe<C: ClientContext>(
         )?;
         let mut text = [0; 128];
         ffi::rd_kafka_AdminOptions_set_request_timeout(options.as_ptr(), timeout_ms, text.as_mut_ptr(), text.len());
+        ffi::rd_kafka_AdminOptions_set_broker(options.as_ptr(), broker, text.as_mut_ptr(), text.len());
         ffi::rd_kafka_DescribeTopics(native, topics.as_ptr(), options.as_ptr(), queue.as_ptr());
         // The request ends by itself after `timeout`, so a little more is enough.
         let event = ffi::rd_kafka_queue_poll(queue.as_ptr(), timeout_ms.saturating_add(500));

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use afterimage::demo::process::{ServerCommand, tail, words};
 use afterimage::demo::server::free_port;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
@@ -58,7 +60,7 @@ impl Message {
 /// A running (or stopped, or killed) broker with a directory of its own.
 pub struct Broker {
     port: u16,
-    child: Option<Child>,
+    child: Mutex<Option<Child>>,
     libraries: PathBuf,
     home: TempDir,
 }
@@ -73,11 +75,11 @@ impl Broker {
     /// the ports that were chosen.
     pub async fn start_formatted(libraries: &Path, home: TempDir, properties: &[&str], arguments: &[&str]) -> Self {
         assert!(libraries.is_dir(), "no Kafka in {}: run scripts/setup test", libraries.display());
-        let mut broker = Self { port: free_port().unwrap(), child: None, libraries: libraries.to_owned(), home };
+        let port = free_port().unwrap();
+        let broker = Self { port, child: Mutex::default(), libraries: libraries.to_owned(), home };
         let controller = free_port().unwrap();
         let config = broker.properties(controller, properties);
-        let config =
-            config.replace("{PORT}", &broker.port.to_string()).replace("{CONTROLLER}", &controller.to_string());
+        let config = config.replace("{PORT}", &port.to_string()).replace("{CONTROLLER}", &controller.to_string());
         std::fs::write(broker.home.path().join("server.properties"), config).unwrap();
         std::fs::write(broker.home.path().join("log4j2.xml"), LOGGING).unwrap();
         let cluster = cluster_id();
@@ -96,7 +98,7 @@ impl Broker {
     }
 
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.child.lock().unwrap().as_ref().map(Child::id)
     }
 
     pub fn log_tail(&self) -> String {
@@ -104,31 +106,46 @@ impl Broker {
     }
 
     /// Starts a stopped or killed broker again, with the same port and logs, and waits until it answers.
-    pub async fn start_again(&mut self) {
+    pub async fn start_again(&self) {
         self.kill();
-        self.child = Some(self.java(&["-Xmx1g", "kafka.Kafka", "server.properties"]).spawn().unwrap());
+        let child = self.java(&["-Xmx1g", "kafka.Kafka", "server.properties"]).spawn().unwrap();
+        *self.child.lock().unwrap() = Some(child);
         let until = Instant::now() + START_DEADLINE;
         while !self.answers().await {
-            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
+            let ended = self.child.lock().unwrap().as_mut().and_then(|child| child.try_wait().unwrap());
             assert!(ended.is_none() && Instant::now() < until, "no broker ({ended:?})\n{}", self.log_tail());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     /// An orderly shutdown.
-    pub fn stop(&mut self) {
-        if let Some(child) = &mut self.child {
+    pub fn stop(&self) {
+        if let Some(child) = self.child.lock().unwrap().as_mut() {
             signal(child.id(), libc::SIGTERM);
             wait(child, Duration::from_secs(60));
         }
         self.kill();
     }
 
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
+    pub fn kill(&self) {
+        if let Some(mut child) = self.child.lock().unwrap().take() {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// A copy of the log directory of a stopped broker, for [`Broker::restore`].
+    pub fn save(&self) -> TempDir {
+        let copy = super::servers::scratch("kafka-copy-");
+        super::servers::copy(&self.home.path().join("data"), &copy.path().join("data"));
+        copy
+    }
+
+    /// Sets a stopped broker back to an earlier state of its log directory.
+    pub fn restore(&self, copy: TempDir) {
+        let data = self.home.path().join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        super::servers::copy(&copy.path().join("data"), &data);
     }
 
     /// Stands still (SIGSTOP): connections stay open and nothing answers.
@@ -165,6 +182,38 @@ impl Broker {
             }
         }
         self.wait_for_partitions(name, partitions).await;
+    }
+
+    /// Sets a topic's configs to exactly these, and an unlimited `retention.ms` unless they say otherwise.
+    pub async fn configure_topic(&self, name: &str, configs: &[(&str, &str)]) {
+        let mut change = AlterConfig::new(ResourceSpecifier::Topic(name)).set("retention.ms", "-1");
+        for (key, value) in configs {
+            change = change.set(key, value);
+        }
+        let outcome = self.admin().alter_configs([&change], &options()).await.unwrap().remove(0);
+        assert!(outcome.is_ok(), "topic {name} is not configured: {outcome:?}");
+    }
+
+    /// Offsets of the records that a partition holds now, as a reader of committed records gets them.
+    pub async fn records(&self, name: &str, partition: i32) -> Vec<i64> {
+        let mut config = self.client_config();
+        config.set("group.id", "reader").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+        let name = name.to_owned();
+        blocking(move || {
+            let consumer: BaseConsumer = config.create().unwrap();
+            let mut from = TopicPartitionList::new();
+            from.add_partition_offset(&name, partition, Offset::Beginning).unwrap();
+            consumer.assign(&from).unwrap();
+            let mut offsets = Vec::new();
+            loop {
+                match consumer.poll(PATIENCE).expect("the end of the partition") {
+                    Ok(message) => offsets.push(message.offset()),
+                    Err(KafkaError::PartitionEOF(_)) => return offsets,
+                    Err(error) => panic!("{name} can't be read: {error}"),
+                }
+            }
+        })
+        .await
     }
 
     /// Deletes a topic and waits until it is gone.
@@ -214,14 +263,40 @@ impl Broker {
 
     /// A producer whose messages can be read once its transaction is committed, and never if it is aborted.
     pub async fn transactional_producer(&self) -> TransactionalProducer {
+        self.transactional_producer_with_timeout(Duration::from_secs(600)).await
+    }
+
+    /// The same; the broker aborts a transaction that takes longer than `timeout`.
+    pub async fn transactional_producer_with_timeout(&self, timeout: Duration) -> TransactionalProducer {
         let mut config = self.producer_config();
         config.set("transactional.id", format!("test-{:016x}", rand::random::<u64>()));
+        config.set("transaction.timeout.ms", timeout.as_millis().to_string()).set("message.timeout.ms", "5000");
         blocking(move || {
             let producer: BaseProducer<Deliveries> = config.create_with_context(Deliveries::default()).unwrap();
             producer.init_transactions(PATIENCE).unwrap();
             TransactionalProducer { producer }
         })
         .await
+    }
+
+    /// Commits offsets for a group without members, as an operator's reset does.
+    pub async fn commit_offsets(&self, group: &str, topic: &str, offsets: &[(i32, i64)]) {
+        let mut config = self.client_config();
+        config.set("group.id", group);
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).unwrap();
+        }
+        blocking(move || {
+            let consumer: BaseConsumer = config.create().unwrap();
+            let until = Instant::now() + PATIENCE;
+            // Members that were killed are part of the group until their session times out.
+            while let Err(error) = consumer.commit(&list, CommitMode::Sync) {
+                assert!(Instant::now() < until, "offsets can't be reset: {error}");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        })
+        .await;
     }
 
     /// The offset that a group has committed at the broker; `None` if there is none.
@@ -352,6 +427,21 @@ impl TransactionalProducer {
     /// Appends messages and aborts: they take up offsets, and nobody who reads committed records sees them.
     pub async fn abort(self, topic: &str, messages: Vec<Message>) -> Self {
         self.transaction(topic, messages, |producer| producer.abort_transaction(PATIENCE)).await
+    }
+
+    /// Appends messages and leaves the transaction open: nothing behind them can be read until it ends. Goes on until
+    /// [`TransactionalProducer::finish`], or until the transaction times out; a dropped producer ends nothing.
+    pub async fn hang(self, topic: &str, messages: Vec<Message>) -> Self {
+        self.transaction(topic, messages, |_| Ok(())).await
+    }
+
+    /// Commits what [`TransactionalProducer::hang`] left open.
+    pub async fn finish(self) -> Self {
+        blocking(move || {
+            self.producer.commit_transaction(PATIENCE).unwrap();
+            self
+        })
+        .await
     }
 
     async fn transaction(

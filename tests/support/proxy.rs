@@ -31,6 +31,10 @@ pub enum Fault {
     CutDuring,
     /// The server gets it and its answer never arrives; both connections stay open, silent.
     LoseAnswer,
+    /// It waits here, unseen by the server, until [`Proxy::release`].
+    Hold,
+    /// The server executes it at once; its answer waits here until [`Proxy::release`].
+    HoldAnswer,
     /// The server never sees it; the client gets this error number for an answer and the connection stays.
     Refuse(u16),
 }
@@ -61,6 +65,8 @@ struct State {
     refuse: bool,
     /// Connections accepted under an older generation are closed.
     generation: u64,
+    /// How often held statements and answers were let go.
+    releases: u64,
     closed: bool,
 }
 
@@ -119,6 +125,11 @@ impl Proxy {
         self.control.state.send_modify(|state| state.generation += 1);
     }
 
+    /// Lets go what [`Fault::Hold`] and [`Fault::HoldAnswer`] hold back at present.
+    pub fn release(&self) {
+        self.control.state.send_modify(|state| state.releases += 1);
+    }
+
     /// How many connections were accepted so far.
     pub fn connections(&self) -> usize {
         self.control.connections.load(Ordering::SeqCst)
@@ -161,6 +172,14 @@ impl Control {
         let (_, fault) = armed.remove(place)?;
         self.fired.fetch_add(1, Ordering::SeqCst);
         Some(fault)
+    }
+
+    /// Waits for the next release.
+    async fn released(&self) {
+        let mut changes = self.state.subscribe();
+        let releases = changes.borrow().releases;
+        // An error means that the sender is gone, and it is ours.
+        let _ = changes.wait_for(|state| state.releases > releases).await;
     }
 
     /// Waits while the proxy is a black hole.
@@ -233,10 +252,14 @@ impl Link<'_> {
             self.control.passable().await;
             match statement(&packet).and_then(|statement| self.judge(&statement)) {
                 None => server.write_all(&packet).await?,
+                Some(Fault::Hold) => {
+                    self.control.released().await;
+                    server.write_all(&packet).await?;
+                }
                 Some(Fault::CutBefore) => return Ok(()),
                 Some(Fault::CutDuring) => return server.write_all(&packet).await,
                 Some(Fault::Refuse(code)) => self.to_client.lock().await.write_all(&error_packet(code)).await?,
-                Some(fault @ (Fault::CutAfter | Fault::LoseAnswer)) => {
+                Some(fault @ (Fault::CutAfter | Fault::LoseAnswer | Fault::HoldAnswer)) => {
                     *self.answer.lock().unwrap() = Some(fault);
                     server.write_all(&packet).await?;
                 }
@@ -251,6 +274,11 @@ impl Link<'_> {
             let fault = *self.answer.lock().unwrap();
             match fault {
                 Some(Fault::CutAfter) => return Ok(()),
+                Some(Fault::HoldAnswer) => {
+                    self.control.released().await;
+                    *self.answer.lock().unwrap() = None;
+                    self.to_client.lock().await.write_all(&packet).await?;
+                }
                 Some(_) => std::future::pending().await,
                 None => self.to_client.lock().await.write_all(&packet).await?,
             }

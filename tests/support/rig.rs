@@ -10,6 +10,7 @@ use super::kafka::{Broker, Message};
 use super::mysql::Database;
 use super::outcome;
 use super::process::{Running, Workspace};
+use super::proxy::Proxy;
 use super::servers;
 
 /// How the pipeline of a rig differs from the shipped one.
@@ -60,7 +61,19 @@ impl Rig {
 
     /// The same with another address for the service, e.g. a proxy's.
     pub async fn behind(database: Database, url: &str, variant: Variant) -> Self {
-        let broker = servers::kafka().await;
+        Self::on(servers::kafka().await, database, url, variant).await
+    }
+
+    /// The same with a proxy in between.
+    pub async fn behind_a_proxy(server: &PrivateServer, variant: Variant) -> (Self, Proxy) {
+        let database = Database::create(server).await;
+        let proxy = Proxy::start(server.port());
+        let url = server.url_through(proxy.port(), &database.name);
+        (Self::behind(database, &url, variant).await, proxy)
+    }
+
+    /// The same on another broker.
+    pub async fn on(broker: &'static Broker, database: Database, url: &str, variant: Variant) -> Self {
         // Generated events are years old: the broker would expire them. Large ones are none of its business either.
         let configs = [("retention.ms", "-1"), ("max.message.bytes", "100000000")];
         let topic = broker.create_topic(variant.partitions, &configs).await;
@@ -92,6 +105,19 @@ impl Rig {
         let mut records: Vec<&OwnedRecord> = self.written.iter().collect();
         records.sort_by_key(|record| (record.partition, record.offset));
         oracle::fold(self.variant.settings.clone(), records.into_iter().map(OwnedRecord::as_raw))
+    }
+
+    /// Waits until a query about the database yields one wanted number.
+    pub async fn wait_for(&self, query: &str, wanted: i64, deadline: Duration) {
+        let started = std::time::Instant::now();
+        loop {
+            let found = self.database.number(query).await;
+            if found == wanted {
+                return;
+            }
+            assert!(started.elapsed() < deadline, "{query} yields {found}, not {wanted}, after {deadline:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Runs until caught up; it must end well within `deadline`.

@@ -67,7 +67,13 @@ pub async fn shared(flavour: Flavour) -> &'static PrivateServer {
 /// The Kafka broker that all tests share.
 pub async fn kafka() -> &'static Broker {
     static BROKER: OnceCell<Broker> = OnceCell::const_new();
-    BROKER.get_or_init(|| start_private_kafka(&[])).await
+    // Retention, compaction and the end of dead producers' transactions come within a second where a test asks for them.
+    let prompt = [
+        "log.retention.check.interval.ms=1000",
+        "log.cleaner.backoff.ms=500",
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms=1000",
+    ];
+    BROKER.get_or_init(|| start_private_kafka(&prompt)).await
 }
 
 /// A server for one test alone, to be stopped, killed, paused and started again. `arguments` are server options, such as
@@ -85,6 +91,22 @@ pub async fn start_private(flavour: Flavour, arguments: &[&str]) -> PrivateServe
 /// A broker for one test alone. `properties` are lines such as `group.min.session.timeout.ms=500`; they win over ours.
 pub async fn start_private_kafka(properties: &[&str]) -> Broker {
     Broker::start(&cache().join("kafka/lib"), scratch("kafka-"), properties).await
+}
+
+/// A broker for one test alone that a [`super::rig::Rig`] can use; killed when the guard is dropped.
+pub struct PrivateKafka(pub &'static Broker);
+
+impl PrivateKafka {
+    pub async fn start(properties: &[&str]) -> Self {
+        // A rig borrows its broker for good, because the shared one is there for good. The process behind it ends with the guard.
+        Self(Box::leak(Box::new(start_private_kafka(properties).await)))
+    }
+}
+
+impl Drop for PrivateKafka {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
 }
 
 /// Where the servers' software lies; `scripts/setup test` puts it there.
@@ -148,7 +170,7 @@ async fn template(program: &Program) -> PathBuf {
     template
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to).status().unwrap();
     assert!(status.success(), "cannot copy {} to {}", from.display(), to.display());
 }
