@@ -35,10 +35,7 @@ fn the_shipped_schema_describes_a_user() {
 
 #[test]
 fn columns_count_characters() {
-    assert_eq!(
-        faults("{\n\"\u{e9}\u{1f600}\" 1}"),
-        ["AI0203 2:6 the schema file is not valid JSON: expected `:`"]
-    );
+    assert_eq!(faults("{\n\"\u{e9}\u{1f600}\" 1}"), ["AI0203 2:6 the schema file is not valid JSON: expected `:`"]);
 }
 
 #[test]
