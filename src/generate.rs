@@ -7,6 +7,8 @@
 //! Events that fail *and* name a user come from the small share of [`Mix::troubled_users`] only: a failed event keeps its user
 //! waiting, and spread over everybody, failures would soon hold all users.
 
+use std::fmt;
+
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
@@ -30,7 +32,7 @@ pub use mix::Mix;
 pub use produce::produce;
 
 /// One record of a topic, owning its bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct OwnedRecord {
     pub partition: Partition,
     pub offset: i64,
@@ -39,6 +41,15 @@ pub struct OwnedRecord {
     pub key: Option<Vec<u8>>,
     /// `None` is Kafka's tombstone.
     pub value: Option<Vec<u8>>,
+}
+
+/// Bytes as text, for people who look at a failed test.
+impl fmt::Debug for OwnedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.value.as_deref().map(String::from_utf8_lossy);
+        write!(f, "({}, {}) at {:?}: ", self.partition, self.offset, self.timestamp_ms)?;
+        f.write_str(value.as_deref().unwrap_or("(null)"))
+    }
 }
 
 impl OwnedRecord {
