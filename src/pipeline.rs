@@ -143,11 +143,11 @@ impl Pipeline {
             }
             let due = self.upkeep.next_due().min(self.adoption.due());
             let polled = tokio::select! {
-                // A request to stop comes before more work.
+                // A request to stop comes before more work, and that before the clock, which has its turn after every batch anyway.
                 biased;
                 _ = self.stop.changed() => continue,
-                () = tokio::time::sleep_until(due.into()) => None,
                 polled = self.stations.source.next(&self.settings.limits) => Some(polled),
+                () = tokio::time::sleep_until(due.into()) => None,
             };
             match polled {
                 Some(Polled::Batch(raw)) => self.turn(raw).await?,

@@ -116,10 +116,13 @@ impl Pipeline {
             let done = self.refresh_lookups().await;
             self.tolerate("refreshing lookups", done)?;
         }
-        if now >= self.upkeep.tombstones && !self.owned.is_empty() {
+        if now >= self.upkeep.tombstones {
+            // Whether there is anything to do or not: a time that stays in the past would let nothing else have its turn.
             self.upkeep.tombstones = now + SWEEP_TOMBSTONES;
-            let done = self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop);
-            self.tolerate("expiring tombstones", done)?;
+            if !self.owned.is_empty() {
+                let done = self.stations.sink.sweep_tombstones(self.settings.tombstone_retention).await.map(drop);
+                self.tolerate("expiring tombstones", done)?;
+            }
         }
         if now >= self.upkeep.summary_due {
             self.write_summary().await;
