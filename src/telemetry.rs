@@ -53,6 +53,9 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(writer);
+    // A log that can't be written (its disk is full, its reader is gone) must not stop the data: the default is to say so on standard
+    // error, and to panic where that fails too.
+    let lines = lines.log_internal_errors(false);
     match format {
         LogFormat::Text => Box::new(lines.finish()),
         LogFormat::Json => Box::new(lines.json().flatten_event(true).with_current_span(false).finish()),
