@@ -169,6 +169,23 @@ impl Owner {
         Ok(rows.iter().map(|row| (partition_at(row), int_at(row, 1).unwrap_or(0))).collect())
     }
 
+    /// Where `partitions` stand and whose they are, without taking or locking anything.
+    pub async fn look(&self, session: &mut Session, partitions: &[Partition]) -> Result<Vec<Found>> {
+        let sql = format!(
+            "SELECT kafka_partition, next_offset, owner_token FROM {POSITIONS} WHERE {} AND kafka_partition IN ({})",
+            self.is_mine(),
+            list(partitions),
+        );
+        let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
+        let found = rows.iter().map(|row| Found {
+            partition: partition_at(row),
+            next_offset: int_at(row, 1).unwrap_or(-1),
+            mine: bytes_at(row, 2).as_deref() == Some(&self.token),
+            this: false,
+        });
+        Ok(found.collect())
+    }
+
     /// Gives a partition its first row, standing at `next_offset`. An error of kind [`Kind::Fenced`] if another instance was faster.
     pub async fn create(
         &self,

@@ -65,6 +65,14 @@ pub fn classify(code: u16) -> Class {
     }
 }
 
+/// A statement or a row is larger than `max_allowed_packet`.
+pub const PACKET_TOO_LARGE: u16 = 1153;
+
+/// Whether the code says no more than that this session may not use `LOAD DATA LOCAL`.
+pub fn refuses_local_infile(code: u16) -> bool {
+    matches!(code, 3948 | 4166 | 1148)
+}
+
 /// What the operator can do about an error of class [`Class::Operator`], where there is something definite to say.
 pub fn remedy(code: u16) -> &'static str {
     match code {
@@ -73,7 +81,7 @@ pub fn remedy(code: u16) -> &'static str {
         }
         1049 | 1146 => "run `afterimage migrate`",
         1054 | 1136 => "the table no longer has the columns that the models yield: run `afterimage check --online`",
-        1153 => "raise max_allowed_packet on the server, or lower batch.max_bytes",
+        PACKET_TOO_LARGE => "raise max_allowed_packet on the server above twice the largest record",
         1665 => "set binlog_format=ROW on the server",
         _ => "see the server's error reference; the service goes on by itself once it is mended",
     }
