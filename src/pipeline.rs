@@ -2,7 +2,8 @@
 //!
 //! One [`Pipeline`] keeps one table equal to one topic. It is the only file that knows all four stations; everything irregular is
 //! one word that leads elsewhere: [`adopt`] positions partitions, [`commit`] repeats a transaction until its fate is known,
-//! [`rerun`] takes records out of quarantine, [`upkeep`] does what is due by the clock, [`policy`] says what follows an error.
+//! [`rerun`] takes records out of quarantine, [`target`] follows alterations of the table, [`upkeep`] does what is due by the clock,
+//! [`policy`] says what follows an error.
 //!
 //! Starting, recovering and rebalancing are the same act: forget, read the positions from MySQL, begin there. All that is kept in
 //! memory between batches is [`Owned`] and the hold set, both read from MySQL at each assignment.
@@ -13,6 +14,7 @@ mod commit;
 pub mod health;
 pub mod policy;
 mod rerun;
+mod target;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -188,6 +190,7 @@ impl Pipeline {
                     return Ok(());
                 }
                 Applied::Refused(refusals) => forced.extend(refusals),
+                Applied::Altered => {}
                 Applied::Lost(partitions) => {
                     raw.chunks.retain(|chunk| !partitions.contains(&chunk.partition));
                     forced.retain(|refusal| !partitions.contains(&refusal.position.partition));
@@ -222,7 +225,22 @@ impl Pipeline {
         }
     }
 
+    /// Runs the models; once more if values were refused for the sake of a target that has been altered meanwhile.
     async fn evaluate(
+        &mut self,
+        raw: &RawBatch,
+        decoded: &Decoded,
+        forced: &[Refusal],
+        rerun: &HashSet<Position>,
+    ) -> Result<Evaluation> {
+        let evaluation = self.run_models(raw, decoded, forced, rerun).await?;
+        if self.target_fits_by_now(&evaluation).await {
+            return self.run_models(raw, decoded, forced, rerun).await;
+        }
+        Ok(evaluation)
+    }
+
+    async fn run_models(
         &mut self,
         raw: &RawBatch,
         decoded: &Decoded,

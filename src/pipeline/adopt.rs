@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::health::State;
 use super::{Owned, Pipeline, policy};
+use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::position::Partition;
 use crate::sink::positions::{Stored, TopicIdentity};
@@ -95,14 +96,7 @@ impl Pipeline {
             },
             Err(faults) => faults,
         };
-        let texts: Vec<String> = faults
-            .iter()
-            .map(|fault| match &fault.help {
-                Some(help) => format!("[{}] {} ({help})", fault.code, fault.message),
-                None => format!("[{}] {}", fault.code, fault.message),
-            })
-            .collect();
-        Err(Error::new(Kind::Config, format!("the target can't be kept right: {}", texts.join("; "))))
+        Err(Error::new(Kind::Config, format!("the target can't be kept right: {}", texts(&faults))))
     }
 
     /// Adopts what is due. Errors that pass by themselves only postpone it.
@@ -148,6 +142,16 @@ impl Pipeline {
         let session = self.stations.sink.session().await?;
         let stored = owner.acquire(session, &partitions).await?;
         let count = owner.count(session).await?;
+        if count == 0 && inspect::holds_rows(session, &self.settings.table).await? {
+            let (pipeline, topic, table) = (&self.settings.name, &*self.settings.topic, &self.settings.table);
+            tracing::warn!(
+                pipeline,
+                topic,
+                table,
+                "the target holds rows, but no position is stored: the topic is read from its beginning; if the database was restored \
+                 without afterimage's tables, rows whose deletion Kafka no longer holds stay: rebuild the table then"
+            );
+        }
         let mut begun: Vec<(Assignment, Stored)> = Vec::new();
         let mut halted: Vec<(Assignment, Error)> = Vec::new();
         for assignment in due {
@@ -233,6 +237,30 @@ impl Pipeline {
             tracing::warn!(pipeline, ?partitions, "fenced: another instance owns these partitions");
         }
         self.publish_partitions();
+    }
+
+    /// Compares what the database says with what we think: it may have been set back while nothing came in that would notice.
+    pub(super) async fn look_at_positions(&mut self) -> Result<()> {
+        let partitions: Vec<Partition> = self.owned.keys().copied().collect();
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let owner = self.stations.sink.owner().clone();
+        let found = owner.look(self.stations.sink.session().await?, &partitions).await?;
+        let (mut fenced, mut moved) = (Vec::new(), Vec::new());
+        for (partition, owned) in &self.owned {
+            match found.iter().find(|row| row.partition == *partition) {
+                Some(row) if !row.mine => fenced.push(*partition),
+                Some(row) if row.next_offset == owned.next_offset => {}
+                Some(_) | None => moved.push(*partition),
+            }
+        }
+        for (partitions, moved) in [(fenced, false), (moved, true)] {
+            if !partitions.is_empty() {
+                self.let_go(&partitions, moved);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn publish_partitions(&self) {
@@ -342,4 +370,13 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// Faults of the target in one line.
+pub(super) fn texts(faults: &[Diagnostic]) -> String {
+    let text = |fault: &Diagnostic| match &fault.help {
+        Some(help) => format!("[{}] {} ({help})", fault.code, fault.message),
+        None => format!("[{}] {}", fault.code, fault.message),
+    };
+    faults.iter().map(text).collect::<Vec<_>>().join("; ")
 }

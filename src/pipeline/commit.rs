@@ -4,6 +4,8 @@
 //! database makes it wait, visibly, for as long as it takes; a COMMIT without an answer is settled by the positions before anything
 //! else happens, however often that question has to be asked.
 
+use std::time::{Duration, Instant};
+
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
 use rand::RngExt;
@@ -19,12 +21,17 @@ use crate::sink::quarantine::Quarantined;
 use crate::sink::{Outcome, RowFault, Work};
 use crate::work::{Evaluation, Refusal, Stage};
 
+/// A transaction that others' locks hold up for longer than this is shown as waiting.
+const LONG_WAIT: Duration = Duration::from_secs(5);
+
 /// What became of a batch.
 #[derive(Debug)]
 pub(super) enum Applied {
     Committed(Committed),
     /// Nothing was applied; these records have to go into quarantine first.
     Refused(Vec<Refusal>),
+    /// Nothing was applied; the target is another one than the work was made for.
+    Altered,
     /// Nothing was applied; these partitions aren't where (or whose) we thought.
     Lost(Vec<Partition>),
     /// Nothing was applied; we were asked to stop.
@@ -55,6 +62,7 @@ impl Pipeline {
     /// Repeats `work` until its fate is known.
     pub(super) async fn commit(&mut self, work: &Work<'_>) -> Result<Applied> {
         let mut attempt = 0;
+        let began = Instant::now();
         loop {
             attempt += 1;
             let engine = &mut self.stations.engine;
@@ -66,7 +74,7 @@ impl Pipeline {
                     return Ok(Applied::Committed(Committed { superseded, out_of_order, retries: attempt - 1 }));
                 }
                 Ok(Outcome::Rows(faults)) => match self.refusals(work, faults).await {
-                    Ok(refusals) => return Ok(Applied::Refused(refusals)),
+                    Ok(applied) => return Ok(applied),
                     Err(error) => error,
                 },
                 // The swap found no row to change although all of them look right: let them be read again.
@@ -81,7 +89,9 @@ impl Pipeline {
             tracing::debug!(pipeline = self.settings.name, attempt, ?next, %error, "transaction not applied");
             match next {
                 // A lock that somebody holds for long is worth knowing about.
-                Move::Repeat if attempt >= 5 => self.health.enter(State::Waiting, &error.to_string()),
+                Move::Repeat if attempt >= 5 || began.elapsed() > LONG_WAIT => {
+                    self.health.enter(State::Waiting, &error.to_string())
+                }
                 Move::Repeat => {}
                 Move::Wait | Move::WaitForOperator => self.health.enter(State::Waiting, &error.to_string()),
                 Move::ReadBack => match self.read_back(work, &error).await {
@@ -89,8 +99,8 @@ impl Pipeline {
                     Some(fate) => return Ok(self.lost(fate, attempt)),
                     None => return Ok(Applied::Stopped),
                 },
-                Move::FindRows => match self.find_rows(work).await {
-                    Ok(refusals) => return Ok(Applied::Refused(refusals)),
+                Move::FindRows => match self.refusals(work, Vec::new()).await {
+                    Ok(applied) => return Ok(applied),
                     // Whatever ended the search is judged when the transaction is tried again.
                     Err(error) => self.health.enter(State::Waiting, &error.to_string()),
                 },
@@ -149,9 +159,14 @@ impl Pipeline {
         }
     }
 
-    /// Row faults as refusals of the events behind the rows; searched for where the server didn't name them.
-    async fn refusals(&mut self, work: &Work<'_>, faults: Vec<RowFault>) -> Result<Vec<Refusal>> {
-        if faults.is_empty() { self.find_rows(work).await } else { refusals_of(work, faults) }
+    /// Row faults as refusals of the events behind the rows; searched for where the server didn't name them. Not before it is clear
+    /// that the target is still what the rows were made for: an altered one refuses every row.
+    async fn refusals(&mut self, work: &Work<'_>, faults: Vec<RowFault>) -> Result<Applied> {
+        if self.look_at_target().await? {
+            return Ok(Applied::Altered);
+        }
+        let refusals = if faults.is_empty() { self.find_rows(work).await? } else { refusals_of(work, faults)? };
+        Ok(Applied::Refused(refusals))
     }
 
     async fn find_rows(&mut self, work: &Work<'_>) -> Result<Vec<Refusal>> {

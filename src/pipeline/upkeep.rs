@@ -1,12 +1,16 @@
-//! What is due by the clock: marks in quarantine, changed lookups, expired tombstones, the interval's summary.
+//! What is due by the clock: marks in quarantine, changed lookups, expired tombstones, the interval's summary; and whether the
+//! database still stands where we think, which a partition without traffic would not notice otherwise.
 //!
 //! None of it may stop the road: what fails for lack of a database is left for the next time.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Pipeline, policy, sum_changes};
-use crate::error::Result;
+use super::health::State;
+use super::policy::{self, Move};
+use super::target::LOOK_AT_TARGET;
+use super::{Pipeline, sum_changes};
+use crate::error::{Error, Result};
 use crate::record::RawBatch;
 use crate::sink::positions::SumChanges;
 use crate::sink::session::Connector;
@@ -17,6 +21,7 @@ use crate::work::Evaluation;
 const LOOK_AT_MARKS: Duration = Duration::from_secs(1);
 const LOOK_AT_LOOKUPS: Duration = Duration::from_secs(2);
 const SWEEP_TOMBSTONES: Duration = Duration::from_secs(10);
+const LOOK_AT_POSITIONS: Duration = Duration::from_secs(5);
 
 /// What the sink said about a committed batch.
 #[derive(Debug, Default)]
@@ -79,9 +84,14 @@ pub(super) struct Upkeep {
     marks: Instant,
     lookups: Instant,
     tombstones: Instant,
+    /// The next look at the target.
+    pub(super) target: Instant,
+    positions: Instant,
     summary_due: Instant,
     summary: Summary,
     newest_event_ns: Option<i64>,
+    /// Why upkeep has shown the pipeline as waiting.
+    shown: Option<String>,
 }
 
 impl Upkeep {
@@ -92,24 +102,39 @@ impl Upkeep {
             marks: now + LOOK_AT_MARKS,
             lookups: now + LOOK_AT_LOOKUPS,
             tombstones: now + SWEEP_TOMBSTONES,
+            target: now + LOOK_AT_TARGET,
+            positions: now + LOOK_AT_POSITIONS,
             summary_due: now + metrics_interval,
             summary: Summary { start_us: now_us(), ..Summary::default() },
             newest_event_ns: None,
+            shown: None,
         }
     }
 
     pub(super) fn next_due(&self) -> Instant {
-        self.marks.min(self.lookups).min(self.tombstones).min(self.summary_due)
+        let dues = [self.marks, self.lookups, self.tombstones, self.target, self.positions];
+        dues.into_iter().fold(self.summary_due, Instant::min)
     }
 }
 
 impl Pipeline {
     pub(super) async fn upkeep_due(&mut self) -> Result<()> {
         let now = Instant::now();
+        if now >= self.upkeep.positions {
+            self.upkeep.positions = now + LOOK_AT_POSITIONS;
+            let done = self.look_at_positions().await;
+            self.tolerate("looking at the positions", done)?;
+        }
+        if now >= self.upkeep.target {
+            let done = self.target_due().await;
+            self.tolerate("looking at the target", done)?;
+        }
         if now >= self.upkeep.marks {
             self.upkeep.marks = now + LOOK_AT_MARKS;
-            let done = self.rerun_due().await;
-            self.tolerate("looking at the quarantine", done)?;
+            match self.rerun_due().await {
+                Ok(()) => self.answers_again(),
+                Err(error) => self.show(error)?,
+            }
         }
         if now >= self.upkeep.lookups {
             self.upkeep.lookups = now + LOOK_AT_LOOKUPS;
@@ -133,11 +158,33 @@ impl Pipeline {
     /// Errors that pass by themselves are logged and left for the next time.
     fn tolerate(&self, doing: &str, done: Result<()>) -> Result<()> {
         let Err(error) = done else { return Ok(()) };
-        if matches!(policy::after(error.kind), policy::Move::Halt | policy::Move::Crash) {
+        if matches!(policy::after(error.kind), Move::Halt | Move::Crash) {
             return Err(error);
         }
         tracing::warn!(pipeline = self.settings.name, reason = %error, "{doing} has to wait");
         Ok(())
+    }
+
+    /// Shows a database that is away or refuses us, though nothing is to be written at the moment.
+    fn show(&mut self, error: Error) -> Result<()> {
+        match policy::after(error.kind) {
+            Move::Wait | Move::WaitForOperator => {
+                let reason = format!("looking at the quarantine: {error}");
+                self.health.enter(State::Waiting, &reason);
+                self.upkeep.shown = Some(reason);
+                Ok(())
+            }
+            _ => self.tolerate("looking at the quarantine", Err(error)),
+        }
+    }
+
+    /// The database answers again: what was shown for its sake, and by nobody else since, is over.
+    fn answers_again(&mut self) {
+        if let Some(reason) = self.upkeep.shown.take()
+            && self.health.snapshot().reason == reason
+        {
+            self.health.enter(State::Running, "");
+        }
     }
 
     /// Reads changed lookups and swaps them in between two batches; the last good one stays if that fails.
