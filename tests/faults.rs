@@ -13,23 +13,23 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::rig::{Rig, Variant};
 use crate::support::servers::start_private;
 
-const LONG: Duration = Duration::from_secs(150);
+pub(crate) const LONG: Duration = Duration::from_secs(150);
 
 /// A static member is given its partitions back at once after a kill, instead of after the session timeout.
-fn static_member() -> String {
+pub(crate) fn static_member() -> String {
     "\"group.instance.id\" = \"one\"".to_owned()
 }
 
-fn small_batches() -> String {
+pub(crate) fn small_batches() -> String {
     "batch = { max_events = 300, max_bytes = \"1MiB\", max_wait = \"1ms\" }".to_owned()
 }
 
-fn harsh(events: u64, users: u32, seed: u64) -> Vec<OwnedRecord> {
+pub(crate) fn harsh(events: u64, users: u32, seed: u64) -> Vec<OwnedRecord> {
     Workload { events, users, partitions: 2, seed, mix: Mix::harsh(), ..Workload::default() }.records().collect()
 }
 
 /// A rig whose service goes through a proxy.
-async fn behind_a_proxy(server: &afterimage::demo::server::PrivateServer, variant: Variant) -> (Rig, Proxy) {
+pub(crate) async fn behind_a_proxy(server: &afterimage::demo::server::PrivateServer, variant: Variant) -> (Rig, Proxy) {
     let database = Database::create(server).await;
     let proxy = Proxy::start(server.port());
     let url = server.url_through(proxy.port(), &database.name);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod cli;
+mod database_faults;
 mod faults;
 mod fixtures;
 mod offline;
