@@ -1,17 +1,22 @@
 # make demo    see it work: installs what it needs, builds, runs the demo on servers of its own
 # make test    everything that must hold before a change goes in, on real Kafka, MySQL and MariaDB
 # make check   the part of it that needs no server: format, lints, licences
+# make chaos   random faults on real servers from seeds: RUNS=50 SEED=.. JOBS=4
+# make soak    one long run of faults on each server: MINUTES=10 SEED=..
+# make mutants breaks the engine on purpose, patch by patch: the tests must notice
 # make bench   the write path beside its in-engine reference, on both servers
 #
 # All of them build with one profile, one set of features and one target directory outside of the checkout, so DataFusion
 # compiles once per machine. CARGO_TARGET_DIR moves it, AFTERIMAGE_CACHE moves the whole cache.
 
 export AFTERIMAGE_CACHE ?= $(HOME)/.cache/afterimage
+# For chaos and soak: handed on to the tests only where they are given.
+export RUNS SEED JOBS MINUTES
 export CARGO_TARGET_DIR ?= $(AFTERIMAGE_CACHE)/target
 # rustup installs here, and a login shell may not have been opened since.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo test check lint bench clean
+.PHONY: help demo test check lint chaos soak mutants bench clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -33,6 +38,19 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	scripts/licenses
+	scripts/features
+
+chaos:
+	@scripts/setup test
+	cargo test --locked --test integration -- --ignored --nocapture --exact chaos::many_seeds_of_faults_cost_nothing
+
+soak:
+	@scripts/setup test
+	cargo test --locked --test integration -- --ignored --nocapture --exact chaos::an_hour_of_faults_costs_nothing
+
+mutants:
+	@scripts/setup test
+	scripts/mutants $(NAMES)
 
 bench:
 	@scripts/setup test

@@ -24,6 +24,7 @@ pub mod decode;
 pub mod demo;
 pub mod diagnostic;
 pub mod error;
+pub mod failpoint;
 pub mod generate;
 pub mod hold;
 pub mod http;

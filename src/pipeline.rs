@@ -3,7 +3,7 @@
 //! One [`Pipeline`] keeps one table equal to one topic. It is the only file that knows all four stations; everything irregular is
 //! one word that leads elsewhere: [`adopt`] positions partitions, [`commit`] repeats a transaction until its fate is known,
 //! [`rerun`] takes records out of quarantine, [`target`] follows alterations of the table, [`upkeep`] does what is due by the clock,
-//! [`policy`] says what follows an error.
+//! [`protocol`] says what follows each outcome of a transaction and [`policy`] how soon.
 //!
 //! Starting, recovering and rebalancing are the same act: forget, read the positions from MySQL, begin there. All that is kept in
 //! memory between batches is [`Owned`] and the hold set, both read from MySQL at each assignment.
@@ -13,6 +13,7 @@ pub mod breaker;
 mod commit;
 pub mod health;
 pub mod policy;
+pub mod protocol;
 mod rerun;
 mod target;
 mod upkeep;
@@ -32,6 +33,7 @@ use self::upkeep::Upkeep;
 pub use self::upkeep::{Lookup, Lookups, Origin};
 use crate::decode::{DecodeRefusal, Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::hold::{HoldSet, Pending, PendingState};
 use crate::position::{OffsetRange, Partition, Position};
 use crate::record::RawBatch;
@@ -167,6 +169,7 @@ impl Pipeline {
 
     /// One batch along the road. Returns when it is applied, when its partitions are no longer ours, or when asked to stop.
     async fn turn(&mut self, mut raw: RawBatch) -> Result<()> {
+        failpoint!("after_poll");
         self.keep_owned(&mut raw);
         let mut forced: Vec<Refusal> = Vec::new();
         while !raw.chunks.is_empty() {
@@ -178,14 +181,17 @@ impl Pipeline {
             let evaluation = self.evaluate(&raw, &decoded, &forced, &HashSet::new()).await?; // Arrow -> rows
             let sql_time = started.elapsed();
             self.judge(&evaluation)?;
+            failpoint!("after_models");
             let started = Instant::now();
             match self.apply(&raw, &evaluation).await? {
                 // one transaction
                 Applied::Committed(committed) => {
+                    failpoint!("after_commit");
                     self.advance(&raw, &evaluation);
                     let times = upkeep::Times { decode: decode_time, sql: sql_time, sink: started.elapsed() };
                     self.report(&raw, &evaluation, &committed, times);
                     let ranges: Vec<OffsetRange> = raw.chunks.iter().map(|chunk| chunk.range()).collect();
+                    failpoint!("before_broker_commit");
                     self.stations.source.acknowledge(&ranges); // tell the broker, for lag tools
                     return Ok(());
                 }
@@ -366,6 +372,7 @@ impl Pipeline {
     }
 
     fn revoke(&mut self, partitions: &[Partition]) {
+        failpoint!("in_revoke");
         for partition in partitions {
             self.owned.remove(partition);
             self.holds.forget(*partition);
@@ -384,13 +391,11 @@ impl Pipeline {
     }
 
     fn trouble(&mut self, error: Error) -> Result<()> {
-        match policy::after(error.kind) {
-            policy::Move::Halt | policy::Move::Crash => Err(error),
-            _ => {
-                self.health.enter(State::Waiting, &error.to_string());
-                Ok(())
-            }
+        if policy::pace(error.kind).is_none() {
+            return Err(error);
         }
+        self.health.enter(State::Waiting, &error.to_string());
+        Ok(())
     }
 
     fn stopping(&self) -> bool {

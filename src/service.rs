@@ -15,6 +15,7 @@ use crate::config::{self, Config};
 use crate::decode::{DecodeOptions, Decoder, TimestampUnit, events_schema};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::pipeline::health::Health;
 use crate::pipeline::{BreakerLimits, Ended, Lookup, Lookups, Origin, Pipeline, Settings, Stations};
 use crate::schema::SourceSchema;
@@ -160,6 +161,7 @@ impl Service {
 
     /// Asks all pipelines to stop, and says how long they may take.
     pub fn stop(&self) -> Duration {
+        failpoint!("in_shutdown");
         // Pipelines that ended already don't listen.
         let _ = self.stop.send(true);
         self.grace

@@ -2,10 +2,10 @@
 //!
 //! What comes in is a [`Work`]: the rows of a batch, one per key, with the positions they move, the records they refuse and hold, and
 //! the sums. What goes out is all of it together or nothing of it (P2), at most once (P3): the transaction begins with a
-//! compare-and-swap of the positions, and a COMMIT whose answer is lost is settled by reading them back ([`Sink::fate`]).
+//! compare-and-swap of the positions, and a COMMIT whose answer is lost is settled by reading them back ([`Sink::find`]).
 //!
 //! After `Ok(Outcome::Committed)` everything is durable. After any other outcome and after any `Err` nothing of it is, except that
-//! [`Kind::CommitUnknown`] means "ask [`Sink::fate`] before anything else". The sink never retries by itself and is safe to drop
+//! [`Kind::CommitUnknown`] means "ask [`Sink::find`] before anything else". The sink never retries by itself and is safe to drop
 //! in the middle: the session goes with it. Rows are staged before the transaction begins, so that locks are held only while the
 //! server itself works.
 
@@ -30,7 +30,7 @@ use arrow::array::{AsArray, RecordBatch};
 
 use self::merge::Merge;
 pub use self::merge::Superseded;
-use self::positions::{Advance, Fate, Owner, Token};
+use self::positions::{Advance, Found, Owner, Token};
 use self::quarantine::{Quarantined, Settled};
 use self::quoting::binary;
 use self::session::{Connector, Session, StatementError};
@@ -38,7 +38,8 @@ pub use self::stage::RowFault;
 use self::stage::{Filled, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
-use crate::position::Version;
+use crate::failpoint::failpoint;
+use crate::position::{Partition, Version};
 use crate::target::Target;
 use crate::work::OutOfOrder;
 
@@ -66,8 +67,8 @@ pub enum Outcome {
     },
     /// Nothing was applied: the server would change or refuse these rows. Empty where it can't say which.
     Rows(Vec<RowFault>),
-    /// Nothing was applied: a position is not where this work begins.
-    Lost(Fate),
+    /// Nothing was applied: a position is not as this work knows it. The rows as they were found afterwards.
+    Lost(Vec<Found>),
 }
 
 /// What is stored of a late row's key: row of `latest`, newest version.
@@ -193,7 +194,7 @@ impl Sink {
             },
             Ok(None) => {
                 session.rollback().await;
-                self.fate(&work.advances, &work.id).await.map(Outcome::Lost)
+                self.find(&work.advances).await.map(Outcome::Lost)
             }
             Err(error) => {
                 session.rollback().await;
@@ -202,10 +203,11 @@ impl Sink {
         }
     }
 
-    /// What became of a transaction in doubt; reads with locks, on a connection that is known to be the writer's.
-    pub async fn fate(&mut self, advances: &[Advance], transaction: &Token) -> Result<Fate> {
+    /// The rows that tell what became of a transaction in doubt; reads with locks, on a connection that is known to be the writer's.
+    pub async fn find(&mut self, advances: &[Advance]) -> Result<Vec<Found>> {
         let owner = self.owner.clone();
-        owner.fate(self.session().await?, advances, transaction).await
+        let partitions: Vec<Partition> = advances.iter().map(|advance| advance.partition).collect();
+        owner.find(self.session().await?, &partitions).await
     }
 
     /// Which rows of `latest` the server refuses in the merge itself (CHECK, foreign key, trigger), found by trying parts of the batch
@@ -248,21 +250,26 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> R
         }
         error
     };
+    failpoint!("after_stage");
     session.run("START TRANSACTION").await.map_err(operator)?;
+    failpoint!("before_swap");
     let swapped = session.run(body.swap).await.map_err(operator)?;
     if swapped.affected != body.rows as u64 {
         return Ok(None);
     }
+    failpoint!("after_swap");
     let mut superseded = Vec::new();
     if body.upserts + body.deletes > 0 {
         superseded = body.merge.run(session, body.upserts, body.deletes).await.map_err(StatementError::into_error)?;
     }
+    failpoint!("after_merge");
     for lost in &superseded {
         session.run(&owner.correct(lost.partition, lost.upserts, lost.deletes)).await.map_err(operator)?;
     }
     for statement in body.records {
         session.run(statement).await.map_err(operator)?;
     }
+    failpoint!("before_commit");
     Ok(Some(superseded))
 }
 

@@ -37,6 +37,7 @@ pub(crate) async fn behind_a_proxy(server: &afterimage::demo::server::PrivateSer
 }
 
 on_both_servers! {
+    // Proves: P1, P2, P3, R5
     async fn killed_at_random_moments_twenty_times(server) {
         let variant = Variant { pipeline: small_batches(), kafka: static_member(), ..Variant::default() };
         let mut rig = Rig::new(server, variant).await;
@@ -56,6 +57,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P1, P2, P3, R1, R2, R3
     async fn killed_at_each_step_of_the_commit(server) {
         let variant = Variant { pipeline: small_batches(), kafka: static_member(), ..Variant::default() };
         let (mut rig, proxy) = behind_a_proxy(server, variant).await;
@@ -82,6 +84,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P3, R10, R11
     async fn a_lost_answer_to_commit_is_settled_by_the_positions(server) {
         let (mut rig, proxy) = behind_a_proxy(server, Variant { pipeline: small_batches(), ..Variant::default() }).await;
         let mut running = rig.start("run");
@@ -101,6 +104,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P2, P5, R22, R24
     async fn transactions_refused_for_a_moment_are_repeated_whole(server) {
         let (mut rig, proxy) = behind_a_proxy(server, Variant { pipeline: small_batches(), ..Variant::default() }).await;
         let mut running = rig.start("run");
@@ -119,6 +123,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P5, R19
     async fn read_only_for_a_while_quarantines_nothing(server) {
         // A private server: read-only would stop the other tests' writers.
         let private = start_private(server.flavour(), &[]).await;
@@ -142,6 +147,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P1, P5, R16, R18
     async fn a_database_away_for_a_minute_costs_nothing(server) {
         let mut private = start_private(server.flavour(), &[]).await;
         let mut rig = Rig::new(&private, Variant { pipeline: small_batches(), ..Variant::default() }).await;
@@ -162,6 +168,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P3, R8
     async fn a_zombie_writes_nothing(server) {
         let kafka = "\"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"1000\"".to_owned();
         let mut rig = Rig::new(server, Variant { pipeline: small_batches(), kafka, ..Variant::default() }).await;

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod chaos;
 mod cli;
+mod correctness;
 mod database_faults;
 mod faults;
 mod fixtures;

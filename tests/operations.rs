@@ -181,6 +181,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P5, R33
     async fn a_row_that_only_the_server_refuses_is_found_and_quarantined(server) {
         let mut rig = Rig::new(server, Variant::default()).await;
         rig.database.execute("ALTER TABLE enriched_user ADD CONSTRAINT no_mallory CHECK (user_id <> 'mallory')").await;
@@ -194,6 +195,35 @@ on_both_servers! {
         assert!(found.quarantine.values().all(|one| one.users.contains("mallory")), "{:?}", found.quarantine);
     }
 
+    // Proves: P4
+    async fn what_lost_against_a_newer_version_counts_as_superseded(server) {
+        let mut rig = Rig::new(server, Variant::default()).await;
+        rig.write([event("ann", "DE", 9), event("bob", "DE", 1)]).await;
+        rig.catch_up("first", LONG).await;
+        // Ann's is older than what is stored, bob's isn't.
+        rig.write([event("ann", "FR", 5), event("bob", "FR", 6)]).await;
+        rig.catch_up("second", LONG).await;
+        rig.assert_as_folded().await;
+        let sums = rig.database.rows("SELECT n_changes, n_upserted, n_deleted, n_superseded FROM afterimage_positions").await;
+        assert!(sums.contains(&["4", "3", "0", "1"].map(str::to_owned).to_vec()), "{sums:?}");
+    }
+
+    // Proves: P1, P3
+    async fn a_position_set_back_by_hand_writes_the_same_versions_again(server) {
+        let mut rig = Rig::new(server, Variant::default()).await;
+        rig.write([event("ann", "DE", 1), event("ann", "FR", 2), event("bob", "DE", 3)]).await;
+        rig.catch_up("first", LONG).await;
+        // What an operator does who wants rows as the models make them now.
+        let model = rig.workspace.path().join("queries/users/changes.sql");
+        let sql = std::fs::read_to_string(&model).unwrap();
+        std::fs::write(&model, sql.replace("after.name", "upper(after.name)")).unwrap();
+        rig.database.execute("UPDATE afterimage_positions SET next_offset = 0").await;
+        rig.catch_up("second", LONG).await;
+        let names = rig.database.rows("SELECT name FROM enriched_user ORDER BY user_id").await;
+        assert_eq!(names, [["ANN AT 2"], ["BOB AT 3"]]);
+    }
+
+    // Proves: P1, R54
     async fn aborted_transactions_are_never_applied(server) {
         let mut rig = Rig::new(server, Variant::default()).await;
         let message = |record: OwnedRecord| crate::support::kafka::Message {

@@ -224,6 +224,11 @@ impl PrivateServer {
         self.port
     }
 
+    /// Where its data lies; to be touched only while it is stopped.
+    pub fn data(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
     /// Process number, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)

@@ -12,6 +12,7 @@ use super::health::State;
 use super::{Owned, Pipeline, policy};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::position::Partition;
 use crate::sink::positions::{Stored, TopicIdentity};
 use crate::sink::{inspect, quarantine};
@@ -69,12 +70,9 @@ impl Pipeline {
                 Err(error) => error,
             };
             attempt += 1;
-            let next = policy::after(error.kind);
-            if matches!(next, policy::Move::Halt | policy::Move::Crash) {
-                return Err(error);
-            }
+            let Some(pace) = policy::pace(error.kind) else { return Err(error) };
             self.health.enter(State::Waiting, &error.to_string());
-            if !self.pause(policy::pause(next, attempt)).await {
+            if !self.pause(policy::pause(pace, attempt)).await {
                 return Ok(false);
             }
         }
@@ -122,13 +120,10 @@ impl Pipeline {
                 Ok(())
             }
             Err(error) => {
-                let next = policy::after(error.kind);
-                if matches!(next, policy::Move::Halt | policy::Move::Crash) {
-                    return Err(error);
-                }
+                let Some(pace) = policy::pace(error.kind) else { return Err(error) };
                 self.adoption.attempt += 1;
                 self.health.enter(State::Waiting, &error.to_string());
-                let when = now + policy::pause(next, self.adoption.attempt);
+                let when = now + policy::pause(pace, self.adoption.attempt);
                 self.adoption.add_at(due, when);
                 Ok(())
             }
@@ -138,9 +133,11 @@ impl Pipeline {
     async fn adopt(&mut self, due: &[Assignment]) -> Result<()> {
         let partitions: Vec<Partition> = due.iter().map(|assignment| assignment.partition).collect();
         let topic = self.ask_brokers(&partitions).await?;
+        failpoint!("before_acquire");
         let owner = self.stations.sink.owner().clone();
         let session = self.stations.sink.session().await?;
         let stored = owner.acquire(session, &partitions).await?;
+        failpoint!("after_acquire");
         let count = owner.count(session).await?;
         if count == 0 && inspect::holds_rows(session, &self.settings.table).await? {
             let (pipeline, topic, table) = (&self.settings.name, &*self.settings.topic, &self.settings.table);
@@ -183,6 +180,7 @@ impl Pipeline {
             self.holds.forget(*partition);
         }
         self.remember_pending(pending);
+        failpoint!("before_begin");
         for (assignment, row) in begun {
             self.begin(assignment, row);
         }
@@ -250,7 +248,7 @@ impl Pipeline {
         let (mut fenced, mut moved) = (Vec::new(), Vec::new());
         for (partition, owned) in &self.owned {
             match found.iter().find(|row| row.partition == *partition) {
-                Some(row) if !row.mine => fenced.push(*partition),
+                Some(row) if row.owner != owner.token => fenced.push(*partition),
                 Some(row) if row.next_offset == owned.next_offset => {}
                 Some(_) | None => moved.push(*partition),
             }

@@ -11,12 +11,14 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use rand::RngExt;
 
 use super::health::State;
-use super::policy::{self, Move};
+use super::policy::{self, Pace};
+use super::protocol::{self, Claim, Next, Observed};
 use super::{Pipeline, upkeep::Committed};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::position::{Partition, Position};
 use crate::record::RawBatch;
-use crate::sink::positions::{Fate, Token};
+use crate::sink::positions::Token;
 use crate::sink::quarantine::Quarantined;
 use crate::sink::{Outcome, RowFault, Work};
 use crate::work::{Evaluation, Refusal, Stage};
@@ -59,123 +61,135 @@ impl Pipeline {
         self.commit(&work).await
     }
 
-    /// Repeats `work` until its fate is known.
+    /// Repeats `work` until its fate is known. What follows each attempt and each question is for [`protocol::next`] to say.
     pub(super) async fn commit(&mut self, work: &Work<'_>) -> Result<Applied> {
-        let mut attempt = 0;
+        let owner = self.stations.sink.owner().token;
+        let claim = Claim { id: &work.id, owner: &owner, advances: &work.advances };
+        // Attempts to apply, and questions what became of the last one: none while it isn't in doubt.
+        let (mut attempt, mut asked) = (0, 0);
         let began = Instant::now();
         loop {
-            attempt += 1;
-            let engine = &mut self.stations.engine;
-            let mut evidence = async |known: Vec<(usize, _)>| engine.evidence(&known).await;
-            let outcome = self.stations.sink.apply(work, &mut evidence).await;
-            let error = match outcome {
-                Ok(Outcome::Committed { superseded, out_of_order }) => {
-                    self.recovered();
-                    return Ok(Applied::Committed(Committed { superseded, out_of_order, retries: attempt - 1 }));
-                }
-                Ok(Outcome::Rows(faults)) => match self.refusals(work, faults).await {
-                    Ok(applied) => return Ok(applied),
-                    Err(error) => error,
-                },
-                // The swap found no row to change although all of them look right: let them be read again.
-                Ok(Outcome::Lost(Fate::NotCommitted)) => {
-                    let all = work.advances.iter().map(|advance| advance.partition).collect();
-                    return Ok(self.lost(Fate::Moved(all), attempt));
-                }
-                Ok(Outcome::Lost(fate)) => return Ok(self.lost(fate, attempt)),
-                Err(error) => error,
+            let outcome = if asked == 0 {
+                attempt += 1;
+                self.attempt(work).await
+            } else {
+                failpoint!("before_read_back");
+                self.stations.sink.find(&work.advances).await.map(Outcome::Lost)
             };
-            let next = policy::after(error.kind);
-            tracing::debug!(pipeline = self.settings.name, attempt, ?next, %error, "transaction not applied");
-            match next {
-                // A lock that somebody holds for long is worth knowing about.
-                Move::Repeat if attempt >= 5 || began.elapsed() > LONG_WAIT => {
-                    self.health.enter(State::Waiting, &error.to_string())
+            let next = protocol::next(&claim, observed(&outcome, asked > 0));
+            self.log(&next, &outcome, attempt, asked);
+            let (pace, tries, reason) = match next {
+                Next::Advance => {
+                    self.health.enter(State::Running, "");
+                    return Ok(Applied::Committed(committed(outcome, attempt)));
                 }
-                Move::Repeat => {}
-                Move::Wait | Move::WaitForOperator => self.health.enter(State::Waiting, &error.to_string()),
-                Move::ReadBack => match self.read_back(work, &error).await {
-                    Some(Fate::NotCommitted) => continue,
-                    Some(fate) => return Ok(self.lost(fate, attempt)),
-                    None => return Ok(Applied::Stopped),
-                },
-                Move::FindRows => match self.refusals(work, Vec::new()).await {
+                Next::Fenced(partitions) => {
+                    self.let_go(&partitions, false);
+                    return Ok(Applied::Lost(partitions));
+                }
+                Next::Moved(partitions) => {
+                    self.let_go(&partitions, true);
+                    return Ok(Applied::Lost(partitions));
+                }
+                Next::ReadBack(pace) => {
+                    asked += 1;
+                    (pace, asked - 1, format!("fate of a COMMIT unknown: {}", trouble(outcome)))
+                }
+                Next::Repeat(pace) => {
+                    asked = 0;
+                    (pace, attempt, trouble(outcome).to_string())
+                }
+                Next::FindRows => match self.refusals(work, outcome).await {
                     Ok(applied) => return Ok(applied),
-                    // Whatever ended the search is judged when the transaction is tried again.
-                    Err(error) => self.health.enter(State::Waiting, &error.to_string()),
+                    // Whatever ended the search is judged like any other error; nothing is open, nothing in doubt.
+                    Err(error) => match policy::pace(error.kind) {
+                        Some(pace) => (pace, attempt, error.to_string()),
+                        None => return Err(error),
+                    },
                 },
-                Move::Halt | Move::Crash => return Err(error),
+                Next::Halt => return Err(trouble(outcome)),
+            };
+            if pace == Pace::AtOnce {
+                continue;
             }
-            self.health.update(|snapshot| snapshot.retries += 1);
-            if !self.pause(policy::pause(next, attempt)).await {
+            // A lock that somebody holds for long is worth knowing about.
+            if pace != Pace::Soon || tries >= 5 || began.elapsed() > LONG_WAIT {
+                self.health.enter(State::Waiting, &reason);
+            }
+            if asked == 0 {
+                self.health.update(|snapshot| snapshot.retries += 1);
+            }
+            if !self.pause(policy::pause(pace, tries)).await {
                 return Ok(Applied::Stopped);
             }
         }
     }
 
-    fn recovered(&self) {
-        self.health.enter(State::Running, "");
+    /// Tries to apply `work` once.
+    async fn attempt(&mut self, work: &Work<'_>) -> Result<Outcome> {
+        let engine = &mut self.stations.engine;
+        let mut evidence = async |known: Vec<(usize, _)>| engine.evidence(&known).await;
+        self.stations.sink.apply(work, &mut evidence).await
     }
 
-    /// A fate other than "not there" as the outcome; forgets what isn't ours.
-    fn lost(&mut self, fate: Fate, attempt: u32) -> Applied {
-        match fate {
-            Fate::Committed => {
-                self.recovered();
-                // What the merge said about superseded rows went down with the answer; the tables have it.
-                Applied::Committed(Committed { superseded: Vec::new(), out_of_order: 0, retries: attempt })
+    fn log(&self, next: &Next, outcome: &Result<Outcome>, attempt: u32, asked: u32) {
+        let pipeline = self.settings.name.as_str();
+        match (outcome, asked) {
+            (Ok(_), 0) => {}
+            (Ok(_), _) => tracing::info!(pipeline, ?next, "positions read back"),
+            (Err(reason), 0) if matches!(next, Next::ReadBack(_)) => {
+                tracing::warn!(pipeline, %reason, "the answer to COMMIT is missing: reading positions back");
             }
-            Fate::NotCommitted => Applied::Lost(Vec::new()),
-            Fate::Fenced(partitions) => {
-                self.let_go(&partitions, false);
-                Applied::Lost(partitions)
-            }
-            Fate::Moved(partitions) => {
-                self.let_go(&partitions, true);
-                Applied::Lost(partitions)
-            }
-        }
-    }
-
-    /// Asks the positions what became of `work`, until they answer. `None`: asked to stop, the next start will ask.
-    async fn read_back(&mut self, work: &Work<'_>, doubt: &Error) -> Option<Fate> {
-        tracing::warn!(pipeline = self.settings.name, reason = %doubt, "the answer to COMMIT is missing: reading positions back");
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            match self.stations.sink.fate(&work.advances, &work.id).await {
-                Ok(fate) => {
-                    tracing::info!(pipeline = self.settings.name, ?fate, "positions read back");
-                    return Some(fate);
-                }
-                Err(error) => {
-                    let reason = format!("fate of a COMMIT unknown: {error}");
-                    self.health.enter(State::Waiting, &reason);
-                    if !self.pause(policy::pause(Move::ReadBack, attempt)).await {
-                        return None;
-                    }
-                }
-            }
+            (Err(error), _) => tracing::debug!(pipeline, attempt, asked, ?next, %error, "transaction not applied"),
         }
     }
 
     /// Row faults as refusals of the events behind the rows; searched for where the server didn't name them. Not before it is clear
     /// that the target is still what the rows were made for: an altered one refuses every row.
-    async fn refusals(&mut self, work: &Work<'_>, faults: Vec<RowFault>) -> Result<Applied> {
+    async fn refusals(&mut self, work: &Work<'_>, outcome: Result<Outcome>) -> Result<Applied> {
         if self.look_at_target().await? {
             return Ok(Applied::Altered);
         }
-        let refusals = if faults.is_empty() { self.find_rows(work).await? } else { refusals_of(work, faults)? };
-        Ok(Applied::Refused(refusals))
-    }
-
-    async fn find_rows(&mut self, work: &Work<'_>) -> Result<Vec<Refusal>> {
+        match outcome {
+            Ok(Outcome::Rows(faults)) if !faults.is_empty() => return refusals_of(work, faults).map(Applied::Refused),
+            Ok(_) | Err(_) => {}
+        }
         let faults = self.stations.sink.refused_rows(work.latest).await?;
         if faults.is_empty() {
             let what = "MySQL refuses a batch, but none of its rows by itself";
             return Err(Error::new(Kind::SinkConfig, what).remedy("look at the target's constraints and triggers"));
         }
-        refusals_of(work, faults)
+        refusals_of(work, faults).map(Applied::Refused)
+    }
+}
+
+/// An outcome in the protocol's terms; `doubtful` where it answers the question what became of a COMMIT.
+fn observed(outcome: &Result<Outcome>, doubtful: bool) -> Observed<'_> {
+    match (outcome, doubtful) {
+        (Ok(Outcome::Committed { .. }), _) => Observed::Committed,
+        (Ok(Outcome::Rows(_)), _) => Observed::RowsRefused,
+        (Ok(Outcome::Lost(found)), false) => Observed::SwapRefused(found),
+        (Ok(Outcome::Lost(found)), true) => Observed::ReadBack(found),
+        (Err(error), false) => Observed::Failed(error.kind),
+        (Err(_), true) => Observed::ReadBackFailed,
+    }
+}
+
+fn committed(outcome: Result<Outcome>, attempt: u32) -> Committed {
+    match outcome {
+        Ok(Outcome::Committed { superseded, out_of_order }) => {
+            Committed { superseded, out_of_order, retries: attempt - 1 }
+        }
+        // What the merge said about superseded rows went down with the answer; the tables have it.
+        Ok(_) | Err(_) => Committed { superseded: Vec::new(), out_of_order: 0, retries: attempt },
+    }
+}
+
+/// The error of an outcome that is one.
+fn trouble(outcome: Result<Outcome>) -> Error {
+    match outcome {
+        Err(error) => error,
+        Ok(outcome) => Error::new(Kind::Bug, format!("no error, but {outcome:?}")),
     }
 }
 

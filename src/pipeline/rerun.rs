@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::commit::{Applied, token};
 use super::{Pipeline, sum_changes};
 use crate::error::Result;
+use crate::failpoint::failpoint;
 use crate::hold::{Pending, PendingState};
 use crate::position::{Partition, Position};
 use crate::record::RawBatch;
@@ -94,6 +95,7 @@ impl Pipeline {
 
     /// Runs `positions` again in one transaction. `false` where there is no point in going on now.
     async fn rerun(&mut self, positions: &[Position]) -> Result<bool> {
+        failpoint!("before_rerun");
         let owner = self.stations.sink.owner().clone();
         let stored = quarantine::records(self.stations.sink.session().await?, &owner, positions).await?;
         // Rows deleted by hand meanwhile leave the hold set; their users may go on.

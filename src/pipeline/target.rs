@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::health::State;
-use super::policy::{self, Move};
+use super::policy;
 use super::{Pipeline, adopt};
 use crate::error::{Error, Kind, Result};
 use crate::work::{Evaluation, Stage};
@@ -64,9 +64,10 @@ impl Pipeline {
                     return other.map(drop);
                 }
             };
+            let Some(pace) = policy::pace(error.kind) else { return Err(error) };
             attempt += 1;
             self.health.enter(State::Waiting, &error.to_string());
-            if !self.pause(policy::pause(Move::WaitForOperator, attempt)).await {
+            if !self.pause(policy::pause(pace, attempt)).await {
                 return Ok(());
             }
         }

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::health::State;
-use super::policy::{self, Move};
+use super::policy;
 use super::target::LOOK_AT_TARGET;
 use super::{Pipeline, sum_changes};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::record::RawBatch;
 use crate::sink::positions::SumChanges;
 use crate::sink::session::Connector;
@@ -158,7 +158,7 @@ impl Pipeline {
     /// Errors that pass by themselves are logged and left for the next time.
     fn tolerate(&self, doing: &str, done: Result<()>) -> Result<()> {
         let Err(error) = done else { return Ok(()) };
-        if matches!(policy::after(error.kind), Move::Halt | Move::Crash) {
+        if policy::pace(error.kind).is_none() {
             return Err(error);
         }
         tracing::warn!(pipeline = self.settings.name, reason = %error, "{doing} has to wait");
@@ -167,8 +167,8 @@ impl Pipeline {
 
     /// Shows a database that is away or refuses us, though nothing is to be written at the moment.
     fn show(&mut self, error: Error) -> Result<()> {
-        match policy::after(error.kind) {
-            Move::Wait | Move::WaitForOperator => {
+        match error.kind {
+            Kind::SinkUnavailable | Kind::SinkConfig => {
                 let reason = format!("looking at the quarantine: {error}");
                 self.health.enter(State::Waiting, &reason);
                 self.upkeep.shown = Some(reason);

@@ -9,6 +9,7 @@ use super::quoting::identifier;
 use super::session::{Session, StatementError, int_at};
 use super::stage::STAGE;
 use super::tables::TOMBSTONES;
+use crate::failpoint::failpoint;
 use crate::position::Partition;
 use crate::target::{Target, VERSION_COLUMNS};
 
@@ -123,10 +124,12 @@ impl Merge {
             let done = session.run(&self.tombstones).await?;
             lost |= won(done) < deletes as u64;
         }
+        failpoint!("before_upserts");
         if upserts > 0 {
             let done = session.run(&self.upserts).await?;
             lost |= won(done) < upserts as u64;
         }
+        failpoint!("after_upserts");
         if deletes > 0 {
             session.run(&self.delete_deleted).await?;
             if !lost {

@@ -104,17 +104,15 @@ pub struct Owner {
     pub name: String,
 }
 
-/// What the positions say about a transaction whose fate was in doubt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
-    /// It is there: don't apply it again.
-    Committed,
-    /// It is not there and never will be: apply it again.
-    NotCommitted,
-    /// Another instance owns one of these partitions now.
-    Fenced(Vec<Partition>),
-    /// The database stands at an earlier (or edited) position: read from there.
-    Moved(Vec<Partition>),
+/// A partition's row as somebody who has a transaction in doubt finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    pub partition: Partition,
+    pub next_offset: i64,
+    /// Whose the partition is.
+    pub owner: Token,
+    /// The last transaction that moved it.
+    pub transaction: Token,
 }
 
 impl Owner {
@@ -172,18 +170,12 @@ impl Owner {
     /// Where `partitions` stand and whose they are, without taking or locking anything.
     pub async fn look(&self, session: &mut Session, partitions: &[Partition]) -> Result<Vec<Found>> {
         let sql = format!(
-            "SELECT kafka_partition, next_offset, owner_token FROM {POSITIONS} WHERE {} AND kafka_partition IN ({})",
+            "SELECT kafka_partition, next_offset, owner_token, transaction_id FROM {POSITIONS} WHERE {} AND kafka_partition IN ({})",
             self.is_mine(),
             list(partitions),
         );
         let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
-        let found = rows.iter().map(|row| Found {
-            partition: partition_at(row),
-            next_offset: int_at(row, 1).unwrap_or(-1),
-            mine: bytes_at(row, 2).as_deref() == Some(&self.token),
-            this: false,
-        });
-        Ok(found.collect())
+        Ok(rows.iter().map(found).collect())
     }
 
     /// Gives a partition its first row, standing at `next_offset`. An error of kind [`Kind::Fenced`] if another instance was faster.
@@ -284,15 +276,14 @@ impl Owner {
         )
     }
 
-    /// Finds out what became of a transaction in doubt. The locking read waits until the old transaction, which may still be
-    /// committing, is decided; a plain read would show the state before it.
-    pub async fn fate(&self, session: &mut Session, advances: &[Advance], transaction: &Token) -> Result<Fate> {
-        let partitions: Vec<Partition> = advances.iter().map(|advance| advance.partition).collect();
+    /// The rows of `partitions` for somebody who has a transaction in doubt. The locking read waits until that transaction, which
+    /// may still be committing, is decided; a plain read would show the state before it.
+    pub async fn find(&self, session: &mut Session, partitions: &[Partition]) -> Result<Vec<Found>> {
         let select = format!(
             "SELECT kafka_partition, next_offset, owner_token, transaction_id FROM {POSITIONS} WHERE {} AND kafka_partition IN ({}) \
              ORDER BY kafka_partition FOR UPDATE",
             self.is_mine(),
-            list(&partitions),
+            list(partitions),
         );
         let result = async {
             session.run("START TRANSACTION").await?;
@@ -301,60 +292,23 @@ impl Owner {
             Ok(rows)
         }
         .await;
-        let rows = match result {
-            Ok(rows) => rows,
+        match result {
+            Ok(rows) => Ok(rows.iter().map(found).collect()),
             Err(error) => {
                 session.rollback().await;
-                return Err(StatementError::into_error(error).at("reading positions back"));
+                Err(StatementError::into_error(error).at("reading positions back"))
             }
-        };
-        let found: Vec<Found> = rows
-            .iter()
-            .map(|row| Found {
-                partition: partition_at(row),
-                next_offset: int_at(row, 1).unwrap_or(-1),
-                mine: bytes_at(row, 2).as_deref() == Some(&self.token),
-                this: bytes_at(row, 3).as_deref() == Some(transaction),
-            })
-            .collect();
-        Ok(judge(advances, &found))
-    }
-}
-
-/// A positions row as far as [`judge`] needs it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
-    pub partition: Partition,
-    pub next_offset: i64,
-    /// Our owner token stands in it.
-    pub mine: bool,
-    /// It was last moved by the transaction in question.
-    pub this: bool,
-}
-
-/// Decides from the rows what became of a transaction. Pure; every caller that finds a swap refused or a COMMIT unanswered asks here.
-pub fn judge(advances: &[Advance], found: &[Found]) -> Fate {
-    let mut fenced = Vec::new();
-    let mut moved = Vec::new();
-    let mut committed = false;
-    for advance in advances {
-        match found.iter().find(|row| row.partition == advance.partition) {
-            Some(row) if row.this => committed = true,
-            Some(row) if !row.mine => fenced.push(advance.partition),
-            Some(row) if row.next_offset == advance.from => {}
-            // Ours but elsewhere, or no row at all: the database was restored to an earlier state, or somebody edited it.
-            Some(_) | None => moved.push(advance.partition),
         }
     }
-    // One transaction moves all its rows or none: a single row that carries its id proves it committed, whatever came later.
-    if committed {
-        Fate::Committed
-    } else if !fenced.is_empty() {
-        Fate::Fenced(fenced)
-    } else if !moved.is_empty() {
-        Fate::Moved(moved)
-    } else {
-        Fate::NotCommitted
+}
+
+fn found(row: &Row) -> Found {
+    let token = |index: usize| bytes_at(row, index).and_then(|bytes| Token::try_from(bytes).ok()).unwrap_or_default();
+    Found {
+        partition: partition_at(row),
+        next_offset: int_at(row, 1).unwrap_or(-1),
+        owner: token(2),
+        transaction: token(3),
     }
 }
 
@@ -386,40 +340,4 @@ pub fn text_ascii(value: &str) -> String {
         "'{}'",
         value.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')).collect::<String>()
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn advance(partition: Partition, from: i64, to: i64) -> Advance {
-        Advance { partition, epoch: 3, from, to, high_water_ns: None, sums: SumChanges::default() }
-    }
-
-    fn found(partition: Partition, next_offset: i64, mine: bool, this: bool) -> Found {
-        Found { partition, next_offset, mine, this }
-    }
-
-    #[test]
-    fn a_row_that_carries_the_transaction_proves_it_committed() {
-        assert_eq!(judge(&[advance(0, 5, 9)], &[found(0, 9, true, true)]), Fate::Committed);
-    }
-
-    #[test]
-    fn a_row_where_it_was_proves_it_did_not_commit() {
-        assert_eq!(judge(&[advance(0, 5, 9)], &[found(0, 5, true, false)]), Fate::NotCommitted);
-    }
-
-    #[test]
-    fn another_owner_fences_and_an_earlier_position_means_the_database_moved() {
-        assert_eq!(judge(&[advance(0, 5, 9)], &[found(0, 9, false, false)]), Fate::Fenced(vec![0]));
-        assert_eq!(judge(&[advance(0, 5, 9)], &[found(0, 2, true, false)]), Fate::Moved(vec![0]));
-        assert_eq!(judge(&[advance(0, 5, 9)], &[]), Fate::Moved(vec![0]));
-    }
-
-    #[test]
-    fn a_new_owner_of_one_partition_does_not_hide_that_the_transaction_committed() {
-        let advances = [advance(0, 5, 9), advance(1, 7, 8)];
-        assert_eq!(judge(&advances, &[found(0, 20, false, false), found(1, 8, true, true)]), Fate::Committed);
-    }
 }

@@ -9,6 +9,7 @@ use super::session::{Session, StatementError};
 use super::stage::{Filled, RowFault};
 use super::{Prepared, count_rows, server_error::Class, stage_rows};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 
 /// All rows of `latest` that the server refuses, by row number.
 pub(super) async fn search(session: &mut Session, prepared: &Prepared, latest: &RecordBatch) -> Result<Vec<RowFault>> {
@@ -20,6 +21,7 @@ pub(super) async fn search(session: &mut Session, prepared: &Prepared, latest: &
         if part.is_empty() {
             continue;
         }
+        failpoint!("in_search");
         match attempt(session, prepared, latest, part.clone()).await? {
             None => {}
             Some(fault) if part.len() == 1 => faults.push(RowFault { row: part.start, ..fault }),

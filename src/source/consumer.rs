@@ -22,6 +22,7 @@ use super::buffer::{Change, Heals, Pressure, Shared};
 use super::statistics::Statistics;
 use super::{SourceOptions, headers, properties};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::position::Partition;
 use crate::record::RawRecord;
 
@@ -134,6 +135,7 @@ fn read(client: &Client, shared: &Shared) -> Result<()> {
             None => {}
         }
         if last_commit.elapsed() >= COMMIT_INTERVAL {
+            failpoint!("in_poll");
             last_commit = Instant::now();
             commit(client, shared);
         }

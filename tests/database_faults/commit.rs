@@ -49,7 +49,7 @@ on_both_servers! {
             assert_eq!(proxy.count(SWAP), swaps + 1, "it went on without knowing");
             assert_eq!(rig.database.number(POSITIONS).await, positions);
             switch.query_drop(format!("SET GLOBAL {name}_enabled = 0")).await.unwrap();
-            running.wait_for_line(known, &["positions read back", "Committed"], LONG).await;
+            running.wait_for_line(known, &["positions read back", "Advance"], LONG).await;
             rig.wait_until_applied(LONG).await;
         }
         switch.disconnect().await.unwrap();

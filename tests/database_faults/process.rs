@@ -190,3 +190,30 @@ async fn without_file_descriptors_it_ends_or_waits_and_goes_on_when_there_are_so
     let ended = tokio::time::timeout(Duration::from_secs(10), running.wait(LONG)).await;
     assert!(ended.is_err() || !ended.unwrap().success(), "{}", running.tail());
 }
+
+// Proves: P1, P2, R60
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_anywhere_in_the_pipeline_ends_the_process_with_a_code_and_costs_nothing() {
+    let mut rig = Rig::new(mariadb().await, Variant { kafka: static_member(), ..small() }).await;
+    let mut records = harsh(6_000, 200, 277).into_iter();
+    let places = [
+        "in_poll=1*off->",
+        "before_acquire=",
+        "after_poll=1*off->",
+        "after_models=2*off->",
+        "after_swap=",
+        "after_commit=1*off->",
+        "before_broker_commit=",
+    ];
+    for (life, place) in places.into_iter().enumerate() {
+        rig.write(records.by_ref().take(900)).await;
+        let failpoints = format!("{place}panic");
+        let mut running = rig.workspace.start_with(&format!("life-{life}"), &["run"], &[("FAILPOINTS", &failpoints)]);
+        running.wait_for_code(4, LONG).await;
+        assert!(running.log().contains("a panic in afterimage"), "{}", running.tail());
+        assert!(running.log().contains("halted"), "{}", running.tail());
+    }
+    rig.write(records).await;
+    rig.catch_up("last", LONG).await;
+    rig.assert_as_folded().await;
+}

@@ -148,6 +148,17 @@ impl Running {
         self.status.is_none()
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.is_running();
+        self.status
+    }
+
+    /// The same program while it has not ended: its process number is still its own.
+    pub fn alive(&mut self) -> Option<&mut Self> {
+        self.is_running().then_some(self)
+    }
+
     /// Waits for the end; panics with the end of the log if it doesn't come.
     pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let until = Instant::now() + deadline;
