@@ -1,6 +1,7 @@
 //! The process: reads the command line, starts the runtime, turns the outcome into an exit code. See [`afterimage::cli`].
 
 use std::backtrace::Backtrace;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
 
@@ -34,5 +35,6 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
     let text = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("message withheld, it may quote data");
     let backtrace = Backtrace::capture();
     tracing::error!(place, text, "bug: a panic in afterimage, please report it");
-    eprintln!("bug: a panic in afterimage at {place}: {text}. Please report it.\n{backtrace}");
+    // Not eprintln!: it panics itself where standard error is gone, and a panic within a panic ends the process.
+    let _ = writeln!(io::stderr(), "bug: a panic in afterimage at {place}: {text}. Please report it.\n{backtrace}");
 }

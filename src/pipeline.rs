@@ -2,8 +2,8 @@
 //!
 //! One [`Pipeline`] keeps one table equal to one topic. It is the only file that knows all four stations; everything irregular is
 //! one word that leads elsewhere: [`adopt`] positions partitions, [`commit`] repeats a transaction until its fate is known,
-//! [`rerun`] takes records out of quarantine, [`upkeep`] does what is due by the clock, [`protocol`] says what follows each outcome of
-//! a transaction and [`policy`] how soon.
+//! [`rerun`] takes records out of quarantine, [`target`] follows alterations of the table, [`upkeep`] does what is due by the clock,
+//! [`protocol`] says what follows each outcome of a transaction and [`policy`] how soon.
 //!
 //! Starting, recovering and rebalancing are the same act: forget, read the positions from MySQL, begin there. All that is kept in
 //! memory between batches is [`Owned`] and the hold set, both read from MySQL at each assignment.
@@ -15,6 +15,7 @@ pub mod health;
 pub mod policy;
 pub mod protocol;
 mod rerun;
+mod target;
 mod unread;
 mod upkeep;
 
@@ -149,7 +150,7 @@ impl Pipeline {
             }
             let due = self.upkeep.next_due().min(self.adoption.due());
             let polled = tokio::select! {
-                // A request to stop comes before more work.
+                // A request to stop comes before more work, and that before the clock, which has its turn after every batch anyway.
                 biased;
                 _ = self.stop.changed() => continue,
                 // Before the clock: whatever is due is done below in any case, and nothing that is due can starve the source.
@@ -199,6 +200,7 @@ impl Pipeline {
                     return Ok(());
                 }
                 Applied::Refused(refusals) => forced.extend(refusals),
+                Applied::Altered => {}
                 Applied::Lost(partitions) => {
                     raw.chunks.retain(|chunk| !partitions.contains(&chunk.partition));
                     forced.retain(|refusal| !partitions.contains(&refusal.position.partition));
@@ -233,7 +235,22 @@ impl Pipeline {
         }
     }
 
+    /// Runs the models; once more if values were refused for the sake of a target that has been altered meanwhile.
     async fn evaluate(
+        &mut self,
+        raw: &RawBatch,
+        decoded: &Decoded,
+        forced: &[Refusal],
+        rerun: &HashSet<Position>,
+    ) -> Result<Evaluation> {
+        let evaluation = self.run_models(raw, decoded, forced, rerun).await?;
+        if self.target_fits_by_now(&evaluation).await {
+            return self.run_models(raw, decoded, forced, rerun).await;
+        }
+        Ok(evaluation)
+    }
+
+    async fn run_models(
         &mut self,
         raw: &RawBatch,
         decoded: &Decoded,

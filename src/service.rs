@@ -4,6 +4,7 @@
 //! deadline, the second one ends the process at once; either way nothing is lost, because starting is recovering.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,7 +137,7 @@ impl Service {
             let (stopped, report) = (stopped.clone(), report.clone());
             let name = pipeline.name.clone();
             let spawned = std::thread::Builder::new().name(format!("pipeline-{name}")).spawn(move || {
-                let outcome = on_own_runtime(plan, own, stopped);
+                let outcome = caught(&own.clone(), || on_own_runtime(plan, own, stopped));
                 // Nobody listens any more only if the process is ending.
                 let _ = report.send((name, outcome));
             });
@@ -177,6 +178,16 @@ fn log_warnings(pipeline: &str, warnings: &[Diagnostic]) {
         let line = warning.span.map_or(0, |span| span.line);
         tracing::warn!(pipeline, code = warning.code, file, line, "{}", warning.message);
     }
+}
+
+/// A panic as what it is, a fault of ours that ends this pipeline and is told: never a pipeline that seems to run.
+fn caught(health: &Health, work: impl FnOnce() -> Result<Ended>) -> Result<Ended> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        let error =
+            Error::new(Kind::Bug, "a panic in the pipeline; the log has its place").remedy("restart, and report it");
+        health.enter(crate::pipeline::health::State::Halted, &error.to_string());
+        Err(error)
+    })
 }
 
 /// What a pipeline's thread starts from.
@@ -290,4 +301,19 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<
 fn instance_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", host.trim(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::health::State;
+
+    // Proves: P5, R60
+    #[test]
+    fn a_panic_in_a_pipeline_halts_it_by_name() {
+        let health = Health::new("users");
+        let error = caught(&health, || panic!("on purpose")).unwrap_err();
+        assert_eq!(error.kind, Kind::Bug);
+        assert_eq!(health.snapshot().state, State::Halted);
+    }
 }

@@ -99,20 +99,39 @@ impl Sink {
         &self.owner
     }
 
-    /// The target as the server describes it; its faults where it can't be used.
+    /// The target as the server describes it; its faults where it can't be used. Goes on with it.
     pub async fn inspect(&mut self, table: &str) -> Result<std::result::Result<Target, Vec<Diagnostic>>> {
         let key = self.key.clone();
-        let found = inspect::target(self.session().await?, table, &key).await?;
+        let found = inspect::target(self.session().await?, table, &key, None).await?;
         if let Ok(target) = &found {
-            let (stage, merge) = (Stage::new(target), Merge::new(target, &self.owner.pipeline));
-            self.prepared = Some(Prepared { target: target.clone(), stage, merge });
+            self.use_target(target.clone());
         }
         Ok(found)
     }
 
+    /// The same of a target that is in use, without going on with it: columns that came since and need no value are left out.
+    pub async fn look_again(&mut self, table: &str) -> Result<std::result::Result<Target, Vec<Diagnostic>>> {
+        let (key, known) = (self.key.clone(), self.target().cloned());
+        inspect::target(self.session().await?, table, &key, known.as_ref()).await
+    }
+
+    /// Writes to `target` from now on.
+    pub fn use_target(&mut self, target: Target) {
+        let (stage, merge) = (Stage::new(&target), Merge::new(&target, &self.owner.pipeline));
+        self.prepared = Some(Prepared { target, stage, merge });
+    }
+
+    pub fn target(&self) -> Option<&Target> {
+        self.prepared.as_ref().map(|prepared| &prepared.target)
+    }
+
     /// The session, opened anew where the last one was given up.
     pub async fn session(&mut self) -> Result<&mut Session> {
-        if self.session.as_ref().is_none_or(Session::broken) {
+        let alive = match &mut self.session {
+            Some(session) => session.alive().await,
+            None => false,
+        };
+        if !alive {
             self.session = Some(self.connector.connect().await?);
         }
         self.session.as_mut().ok_or_else(|| Error::new(Kind::Bug, "no session after connecting"))
@@ -146,11 +165,14 @@ impl Sink {
             }
         }
         // All text is made before the transaction begins: nobody waits for our locks while we write strings.
-        let byte_limit = session.facts.max_allowed_packet / 2;
+        let packet = session.facts.max_allowed_packet;
         let swap = self.owner.swap(&work.advances, &work.id);
-        let mut records = quarantine::inserts(&self.owner, &work.quarantine, byte_limit.min(4 << 20));
+        let mut records = quarantine::inserts(&self.owner, &work.quarantine, packet).inspect_err(|_| {
+            // A raised limit holds for new sessions.
+            session.abandon();
+        })?;
         records.extend(quarantine::settlements(&self.owner, &work.settled));
-        records.extend(evidence_inserts(&self.owner, &out_of_order));
+        records.extend(evidence_inserts(&self.owner, &out_of_order, packet / 2));
         let body = Body {
             swap: &swap,
             rows: work.advances.len(),
@@ -278,32 +300,36 @@ fn count_rows(latest: &RecordBatch) -> Result<(usize, usize)> {
     Ok((latest.num_rows() - deletes, deletes))
 }
 
-fn evidence_inserts(owner: &Owner, events: &[OutOfOrder]) -> Vec<String> {
+/// INSERTs for `events`, each of about `byte_limit` at most.
+fn evidence_inserts(owner: &Owner, events: &[OutOfOrder], byte_limit: usize) -> Vec<String> {
     let (pipeline, topic) = (positions::text_ascii(&owner.pipeline), positions::text_ascii(&owner.topic));
-    events
-        .chunks(1000)
-        .map(|chunk| {
-            let rows: Vec<String> = chunk
-                .iter()
-                .map(|event| {
-                    format!(
-                        "({pipeline}, {topic}, {}, {}, {}, {}, {}, {}, {}, UTC_TIMESTAMP(6))",
-                        event.position.partition,
-                        event.position.offset,
-                        binary(event.key.0.as_bytes()),
-                        event.ts_ns,
-                        event.known.ts_ns,
-                        event.known.partition,
-                        event.known.offset,
-                    )
-                })
-                .collect();
-            format!(
-                "INSERT INTO {} (pipeline, topic, kafka_partition, kafka_offset, event_key, event_ts_ns, newest_ts_ns, newest_partition, \
-                 newest_offset, detected) VALUES {} ON DUPLICATE KEY UPDATE detected = VALUES(detected)",
-                tables::OUT_OF_ORDER,
-                rows.join(", ")
-            )
-        })
-        .collect()
+    let head = format!(
+        "INSERT INTO {} (pipeline, topic, kafka_partition, kafka_offset, event_key, event_ts_ns, newest_ts_ns, newest_partition, \
+         newest_offset, detected) VALUES ",
+        tables::OUT_OF_ORDER
+    );
+    let tail = " ON DUPLICATE KEY UPDATE detected = VALUES(detected)";
+    let mut statements = Vec::new();
+    let mut sql = String::new();
+    for event in events {
+        let row = format!(
+            "({pipeline}, {topic}, {}, {}, {}, {}, {}, {}, {}, UTC_TIMESTAMP(6))",
+            event.position.partition,
+            event.position.offset,
+            binary(event.key.0.as_bytes()),
+            event.ts_ns,
+            event.known.ts_ns,
+            event.known.partition,
+            event.known.offset,
+        );
+        if !sql.is_empty() && sql.len() + row.len() > byte_limit.min(1 << 20) {
+            statements.push(std::mem::take(&mut sql) + tail);
+        }
+        sql.push_str(if sql.is_empty() { &head } else { ", " });
+        sql.push_str(&row);
+    }
+    if !sql.is_empty() {
+        statements.push(sql + tail);
+    }
+    statements
 }

@@ -58,7 +58,9 @@ fn subscriber<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt::layer().with_ansi(color).with_writer(writer);
+    // A log that can't be written (its disk is full, its reader is gone) must not stop the data: the default is to say so on standard
+    // error, and to panic where that fails too.
+    let lines = tracing_subscriber::fmt::layer().with_ansi(color).with_writer(writer).log_internal_errors(false);
     let filter = filter.and(filter_fn(|line| is_ours(line.target()) || *line.level() <= Level::INFO));
     match format {
         LogFormat::Text => Box::new(Registry::default().with(lines.with_filter(filter))),

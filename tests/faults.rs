@@ -13,23 +13,23 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::rig::{Rig, Variant};
 use crate::support::servers::start_private;
 
-const LONG: Duration = Duration::from_secs(150);
+pub(crate) const LONG: Duration = Duration::from_secs(150);
 
 /// A static member is given its partitions back at once after a kill, instead of after the session timeout.
-fn static_member() -> String {
+pub(crate) fn static_member() -> String {
     "\"group.instance.id\" = \"one\"".to_owned()
 }
 
-fn small_batches() -> String {
+pub(crate) fn small_batches() -> String {
     "batch = { max_events = 300, max_bytes = \"1MiB\", max_wait = \"1ms\" }".to_owned()
 }
 
-fn harsh(events: u64, users: u32, seed: u64) -> Vec<OwnedRecord> {
+pub(crate) fn harsh(events: u64, users: u32, seed: u64) -> Vec<OwnedRecord> {
     Workload { events, users, partitions: 2, seed, mix: Mix::harsh(), ..Workload::default() }.records().collect()
 }
 
 /// A rig whose service goes through a proxy.
-async fn behind_a_proxy(server: &afterimage::demo::server::PrivateServer, variant: Variant) -> (Rig, Proxy) {
+pub(crate) async fn behind_a_proxy(server: &afterimage::demo::server::PrivateServer, variant: Variant) -> (Rig, Proxy) {
     let database = Database::create(server).await;
     let proxy = Proxy::start(server.port());
     let url = server.url_through(proxy.port(), &database.name);
@@ -37,6 +37,7 @@ async fn behind_a_proxy(server: &afterimage::demo::server::PrivateServer, varian
 }
 
 on_both_servers! {
+    // Proves: P1, P2, P3, R5
     async fn killed_at_random_moments_twenty_times(server) {
         let variant = Variant { pipeline: small_batches(), kafka: static_member(), ..Variant::default() };
         let mut rig = Rig::new(server, variant).await;
@@ -56,6 +57,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P1, P2, P3, R1, R2, R3
     async fn killed_at_each_step_of_the_commit(server) {
         let variant = Variant { pipeline: small_batches(), kafka: static_member(), ..Variant::default() };
         let (mut rig, proxy) = behind_a_proxy(server, variant).await;
@@ -82,6 +84,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P3, R10, R11
     async fn a_lost_answer_to_commit_is_settled_by_the_positions(server) {
         let (mut rig, proxy) = behind_a_proxy(server, Variant { pipeline: small_batches(), ..Variant::default() }).await;
         let mut running = rig.start("run");
@@ -101,6 +104,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P2, P5, R22, R24
     async fn transactions_refused_for_a_moment_are_repeated_whole(server) {
         let (mut rig, proxy) = behind_a_proxy(server, Variant { pipeline: small_batches(), ..Variant::default() }).await;
         let mut running = rig.start("run");
@@ -119,6 +123,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P5, R19
     async fn read_only_for_a_while_quarantines_nothing(server) {
         // A private server: read-only would stop the other tests' writers.
         let private = start_private(server.flavour(), &[]).await;
@@ -142,6 +147,7 @@ on_both_servers! {
         rig.assert_as_folded().await;
     }
 
+    // Proves: P1, P5, R16, R18
     async fn a_database_away_for_a_minute_costs_nothing(server) {
         let mut private = start_private(server.flavour(), &[]).await;
         let mut rig = Rig::new(&private, Variant { pipeline: small_batches(), ..Variant::default() }).await;

@@ -6,6 +6,7 @@ mod chaos;
 mod cli;
 mod corpus;
 mod correctness;
+mod database_faults;
 mod faults;
 mod fixtures;
 mod kafka_faults;

@@ -94,7 +94,7 @@ async fn target_faults(pipeline: &Pipeline, connector: &Connector, engine: &mut 
     let looked = async {
         let mut session = connector.connect().await?;
         let missing = inspect::unmigrated(&mut session).await?;
-        let target = inspect::target(&mut session, &pipeline.table, &pipeline.key).await?;
+        let target = inspect::target(&mut session, &pipeline.table, &pipeline.key, None).await?;
         Ok((missing, target))
     };
     let (missing, target) = match looked.await {

@@ -234,6 +234,11 @@ impl PrivateServer {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Where its `data` directory lies.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     pub fn account(&self) -> &'static str {
         ACCOUNT
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::health::State;
 use super::{Owned, Pipeline, policy, protocol};
+use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::position::Partition;
@@ -123,14 +124,7 @@ impl Pipeline {
             },
             Err(faults) => faults,
         };
-        let texts: Vec<String> = faults
-            .iter()
-            .map(|fault| match &fault.help {
-                Some(help) => format!("[{}] {} ({help})", fault.code, fault.message),
-                None => format!("[{}] {}", fault.code, fault.message),
-            })
-            .collect();
-        Err(Error::new(Kind::Config, format!("the target can't be kept right: {}", texts.join("; "))))
+        Err(Error::new(Kind::Config, format!("the target can't be kept right: {}", texts(&faults))))
     }
 
     /// Adopts what is due. Errors that pass by themselves only postpone it.
@@ -175,6 +169,16 @@ impl Pipeline {
         let Acquired { stored, mut pending } = owner.acquire(session, &partitions).await?;
         failpoint!("after_acquire");
         let count = owner.count(session).await?;
+        if count == 0 && inspect::holds_rows(session, &self.settings.table).await? {
+            let (pipeline, topic, table) = (&self.settings.name, &*self.settings.topic, &self.settings.table);
+            tracing::warn!(
+                pipeline,
+                topic,
+                table,
+                "the target holds rows, but no position is stored: the topic is read from its beginning; if the database was restored \
+                 without afterimage's tables, rows whose deletion Kafka no longer holds stay: rebuild the table then"
+            );
+        }
         let mut begun: Vec<(Assignment, Stored)> = Vec::new();
         let mut halted: Vec<(Assignment, Error)> = Vec::new();
         for assignment in due {
@@ -402,4 +406,13 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// Faults of the target in one line.
+pub(super) fn texts(faults: &[Diagnostic]) -> String {
+    let text = |fault: &Diagnostic| match &fault.help {
+        Some(help) => format!("[{}] {} ({help})", fault.code, fault.message),
+        None => format!("[{}] {}", fault.code, fault.message),
+    };
+    faults.iter().map(text).collect::<Vec<_>>().join("; ")
 }

@@ -4,6 +4,8 @@
 //! database makes it wait, visibly, for as long as it takes; a COMMIT without an answer is settled by the positions before anything
 //! else happens, however often that question has to be asked.
 
+use std::time::{Duration, Instant};
+
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
 use rand::RngExt;
@@ -21,12 +23,17 @@ use crate::sink::quarantine::Quarantined;
 use crate::sink::{Outcome, RowFault, Work};
 use crate::work::{Evaluation, Refusal, Stage};
 
+/// A transaction that others' locks hold up for longer than this is shown as waiting.
+const LONG_WAIT: Duration = Duration::from_secs(5);
+
 /// What became of a batch.
 #[derive(Debug)]
 pub(super) enum Applied {
     Committed(Committed),
     /// Nothing was applied; these records have to go into quarantine first.
     Refused(Vec<Refusal>),
+    /// Nothing was applied; the target is another one than the work was made for.
+    Altered,
     /// Nothing was applied; these partitions aren't where (or whose) we thought.
     Lost(Vec<Partition>),
     /// Nothing was applied; we were asked to stop.
@@ -60,6 +67,7 @@ impl Pipeline {
         let claim = Claim { id: &work.id, owner: &owner, advances: &work.advances };
         // Attempts to apply, and questions what became of the last one: none while it isn't in doubt.
         let (mut attempt, mut asked) = (0, 0);
+        let began = Instant::now();
         loop {
             let outcome = if asked == 0 {
                 attempt += 1;
@@ -93,7 +101,7 @@ impl Pipeline {
                     (pace, attempt, trouble(outcome).to_string())
                 }
                 Next::FindRows => match self.refusals(work, outcome).await {
-                    Ok(refusals) => return Ok(Applied::Refused(refusals)),
+                    Ok(applied) => return Ok(applied),
                     // Whatever ended the search is judged like any other error; nothing is open, nothing in doubt.
                     Err(error) => match policy::pace(error.kind) {
                         Some(pace) => (pace, attempt, error.to_string()),
@@ -106,7 +114,7 @@ impl Pipeline {
                 continue;
             }
             // A lock that somebody holds for long is worth knowing about.
-            if pace != Pace::Soon || tries >= 5 {
+            if pace != Pace::Soon || tries >= 5 || began.elapsed() > LONG_WAIT {
                 self.health.enter(State::Waiting, &reason);
             }
             if asked == 0 {
@@ -147,10 +155,14 @@ impl Pipeline {
         }
     }
 
-    /// Row faults as refusals of the events behind the rows; searched for where the server didn't name them.
-    async fn refusals(&mut self, work: &Work<'_>, outcome: Result<Outcome>) -> Result<Vec<Refusal>> {
+    /// Row faults as refusals of the events behind the rows; searched for where the server didn't name them. Not before it is clear
+    /// that the target is still what the rows were made for: an altered one refuses every row.
+    async fn refusals(&mut self, work: &Work<'_>, outcome: Result<Outcome>) -> Result<Applied> {
+        if self.look_at_target().await? {
+            return Ok(Applied::Altered);
+        }
         match outcome {
-            Ok(Outcome::Rows(faults)) if !faults.is_empty() => return refusals_of(work, faults),
+            Ok(Outcome::Rows(faults)) if !faults.is_empty() => return refusals_of(work, faults).map(Applied::Refused),
             Ok(_) | Err(_) => {}
         }
         let faults = self.stations.sink.refused_rows(work.latest).await?;
@@ -158,7 +170,7 @@ impl Pipeline {
             let what = "MySQL refuses a batch, but none of its rows by itself";
             return Err(Error::new(Kind::SinkConfig, what).remedy("look at the target's constraints and triggers"));
         }
-        refusals_of(work, faults)
+        refusals_of(work, faults).map(Applied::Refused)
     }
 }
 

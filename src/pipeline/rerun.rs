@@ -159,6 +159,7 @@ impl Pipeline {
                     return Ok(progress);
                 }
                 Applied::Refused(refusals) => forced.extend(refusals),
+                Applied::Altered => {}
                 Applied::Lost(_) | Applied::Stopped => return Ok(false),
             }
         }

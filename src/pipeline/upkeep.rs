@@ -1,5 +1,5 @@
 //! What is due by the clock: marks in quarantine, changed lookups, expired tombstones, partitions that nobody reads, the interval's
-//! summary.
+//! summary; and whether database and target still are as we think, which a partition without traffic would not notice otherwise.
 //!
 //! None of it may stop the road: what fails for lack of a database is left for the next time.
 
@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Pipeline, policy, sum_changes};
-use crate::error::Result;
+use super::health::State;
+use super::policy;
+use super::target::LOOK_AT_TARGET;
+use super::{Pipeline, sum_changes};
+use crate::error::{Error, Kind, Result};
 use crate::position::Partition;
 use crate::record::RawBatch;
 use crate::sink::positions::SumChanges;
@@ -88,11 +91,15 @@ pub(super) struct Upkeep {
     positions: Instant,
     tombstones: Instant,
     unread: Instant,
+    /// The next look at the target.
+    pub(super) target: Instant,
     summary_due: Instant,
     summary: Summary,
     newest_event_ns: Option<i64>,
     /// By partition: where a producer's open transaction begins, and for how many intervals it has been there.
     open_transactions: BTreeMap<Partition, (i64, u32)>,
+    /// Why upkeep has shown the pipeline as waiting.
+    shown: Option<String>,
 }
 
 impl Upkeep {
@@ -105,15 +112,17 @@ impl Upkeep {
             positions: now + LOOK_AT_POSITIONS,
             tombstones: now + SWEEP_TOMBSTONES,
             unread: now + LOOK_FOR_UNREAD,
+            target: now + LOOK_AT_TARGET,
             summary_due: now + metrics_interval,
             summary: Summary { start_us: now_us(), ..Summary::default() },
             newest_event_ns: None,
             open_transactions: BTreeMap::new(),
+            shown: None,
         }
     }
 
     pub(super) fn next_due(&self) -> Instant {
-        let clocks = [self.lookups, self.positions, self.tombstones, self.unread, self.summary_due];
+        let clocks = [self.lookups, self.positions, self.tombstones, self.unread, self.target, self.summary_due];
         clocks.into_iter().fold(self.marks, Instant::min)
     }
 }
@@ -121,10 +130,21 @@ impl Upkeep {
 impl Pipeline {
     pub(super) async fn upkeep_due(&mut self) -> Result<()> {
         let now = Instant::now();
+        if now >= self.upkeep.positions {
+            self.upkeep.positions = now + LOOK_AT_POSITIONS;
+            let done = self.look_at_positions().await;
+            self.tolerate("looking at the positions", done)?;
+        }
+        if now >= self.upkeep.target {
+            let done = self.target_due().await;
+            self.tolerate("looking at the target", done)?;
+        }
         if now >= self.upkeep.marks {
             self.upkeep.marks = now + LOOK_AT_MARKS;
-            let done = self.rerun_due().await;
-            self.tolerate("looking at the quarantine", done)?;
+            match self.rerun_due().await {
+                Ok(()) => self.answers_again(),
+                Err(error) => self.show(error)?,
+            }
         }
         if now >= self.upkeep.lookups {
             self.upkeep.lookups = now + LOOK_AT_LOOKUPS;
@@ -132,11 +152,6 @@ impl Pipeline {
             self.tolerate("refreshing lookups", done)?;
         }
         // The next time is set whether or not there is anything to do: what stays due would keep the loop from polling.
-        if now >= self.upkeep.positions {
-            self.upkeep.positions = now + LOOK_AT_POSITIONS;
-            let done = self.look_at_positions().await;
-            self.tolerate("looking at the positions", done)?;
-        }
         if now >= self.upkeep.tombstones {
             self.upkeep.tombstones = now + SWEEP_TOMBSTONES;
             let done = self.sweep_tombstones().await;
@@ -168,6 +183,28 @@ impl Pipeline {
         }
         tracing::warn!(pipeline = self.settings.name, reason = %error, "{doing} has to wait");
         Ok(())
+    }
+
+    /// Shows a database that is away or refuses us, though nothing is to be written at the moment.
+    fn show(&mut self, error: Error) -> Result<()> {
+        match error.kind {
+            Kind::SinkUnavailable | Kind::SinkConfig => {
+                let reason = format!("looking at the quarantine: {error}");
+                self.health.enter(State::Waiting, &reason);
+                self.upkeep.shown = Some(reason);
+                Ok(())
+            }
+            _ => self.tolerate("looking at the quarantine", Err(error)),
+        }
+    }
+
+    /// The database answers again: what was shown for its sake, and by nobody else since, is over.
+    fn answers_again(&mut self) {
+        if let Some(reason) = self.upkeep.shown.take()
+            && self.health.snapshot().reason == reason
+        {
+            self.health.enter(State::Running, "");
+        }
     }
 
     /// Reads changed lookups and swaps them in between two batches; the last good one stays if that fails.

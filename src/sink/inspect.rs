@@ -5,7 +5,7 @@
 
 use mysql_async::Row;
 
-use super::quoting::text;
+use super::quoting::{identifier, text};
 use super::session::{Session, StatementError, int_at, text_at};
 use super::tables::{OWN_TABLES, key_collation};
 use crate::diagnostic::Diagnostic;
@@ -34,11 +34,13 @@ pub async fn column_names(session: &mut Session, table: &str) -> Result<Vec<Stri
     Ok(rows.iter().map(|row| text_at(row, 0)).collect())
 }
 
-/// The target as it is, or its faults. `Ok(Err(faults))` where the server answered and the table can't be used.
+/// The target as it is, or its faults. `Ok(Err(faults))` where the server answered and the table can't be used. Columns that a
+/// `known` target hasn't and that need no value are left out: who adds one for models to come disturbs nobody.
 pub async fn target(
     session: &mut Session,
     table: &str,
     key: &[String],
+    known: Option<&Target>,
 ) -> Result<std::result::Result<Target, Vec<Diagnostic>>> {
     let named = text(table);
     let engine = query(
@@ -74,7 +76,9 @@ pub async fn target(
         if VERSION_COLUMNS.contains(&name.as_str()) {
             version_columns += 1;
             faults.extend(version_fault(table, &name, row));
-        } else if !text_at(row, 11).to_uppercase().contains("GENERATED") {
+        } else if !text_at(row, 11).to_uppercase().contains("GENERATED")
+            && !known.is_some_and(|known| known.column(&name).is_none() && needs_no_value(row))
+        {
             found.push(column(row));
         }
     }
@@ -102,6 +106,17 @@ pub async fn target(
     } else {
         Ok(Err(faults))
     }
+}
+
+/// Whether a row can be inserted without a value for the column.
+fn needs_no_value(row: &Row) -> bool {
+    let has_default = !matches!(row.as_ref(12), None | Some(mysql_async::Value::NULL));
+    text_at(row, 3) == "YES" || has_default || text_at(row, 11).to_uppercase().contains("AUTO_INCREMENT")
+}
+
+/// Whether the table holds any row.
+pub async fn holds_rows(session: &mut Session, table: &str) -> Result<bool> {
+    Ok(!query(session, &format!("SELECT 1 FROM {} LIMIT 1", identifier(table))).await?.is_empty())
 }
 
 async fn query(session: &mut Session, sql: &str) -> Result<Vec<Row>> {

@@ -9,9 +9,10 @@ use mysql_async::Row;
 
 use super::positions::{Owner, text_ascii};
 use super::quoting::{optional_binary, optional_number, optional_text, text};
+use super::server_error;
 use super::session::{Session, StatementError, bytes_at, int_at, text_at};
 use super::tables::QUARANTINE;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Pending, PendingState};
 use crate::position::{Partition, Position};
 use crate::record::RawRecord;
@@ -90,8 +91,10 @@ fn keys_from(text: &str) -> Vec<Key> {
     parts.iter().map(|part| Key(part.get().into())).collect()
 }
 
-/// INSERTs for `records`, each statement below `byte_limit` unless a single record is larger.
-pub fn inserts(owner: &Owner, records: &[Quarantined<'_>], byte_limit: usize) -> Vec<String> {
+/// INSERTs for `records`, each well below `packet`, the server's limit for one statement. [`Kind::SinkConfig`], by name, where a
+/// single record is larger than that: only an operator can help.
+pub fn inserts(owner: &Owner, records: &[Quarantined<'_>], packet: usize) -> Result<Vec<String>> {
+    let byte_limit = (packet / 2).min(4 << 20);
     let head = format!(
         "INSERT INTO {QUARANTINE} (pipeline, topic, kafka_partition, kafka_offset, state, stage, model, column_name, reason, event_keys, \
          kafka_timestamp_ms, record_key, record_value, record_headers, attempts, first_attempt, last_attempt) VALUES "
@@ -121,6 +124,14 @@ pub fn inserts(owner: &Owner, records: &[Quarantined<'_>], byte_limit: usize) ->
             optional_binary(item.record.value),
             optional_text(std::str::from_utf8(item.record.headers).ok().filter(|headers| !headers.is_empty())),
         );
+        let alone = head.len() + row.len() + tail.len();
+        if alone >= packet {
+            let what = format!(
+                "{} goes into quarantine, but a statement with it has {alone} bytes and max_allowed_packet is {packet}",
+                item.record.position()
+            );
+            return Err(Error::new(Kind::SinkConfig, what).remedy(server_error::remedy(server_error::PACKET_TOO_LARGE)));
+        }
         if !sql.is_empty() && sql.len() + row.len() > byte_limit {
             statements.push(std::mem::take(&mut sql) + tail);
         }
@@ -130,7 +141,7 @@ pub fn inserts(owner: &Owner, records: &[Quarantined<'_>], byte_limit: usize) ->
     if !sql.is_empty() {
         statements.push(sql + tail);
     }
-    statements
+    Ok(statements)
 }
 
 /// Column names go into an ASCII column; a field name from outside may be anything.
@@ -225,29 +236,30 @@ pub async fn any_marked(session: &mut Session, owner: &Owner) -> Result<bool> {
 
 /// The original bytes of pending records, in order.
 pub async fn records(session: &mut Session, owner: &Owner, positions: &[Position]) -> Result<Vec<StoredRecord>> {
-    if positions.is_empty() {
-        return Ok(Vec::new());
-    }
-    let pairs: Vec<String> =
-        positions.iter().map(|position| format!("({}, {})", position.partition, position.offset)).collect();
-    let sql = format!(
-        "SELECT kafka_partition, kafka_offset, kafka_timestamp_ms, record_key, record_value, record_headers FROM {QUARANTINE} \
-         WHERE pipeline = {} AND topic = {} AND (kafka_partition, kafka_offset) IN ({}) ORDER BY kafka_partition, kafka_offset",
-        text_ascii(&owner.pipeline),
-        text_ascii(&owner.topic),
-        pairs.join(", "),
-    );
-    let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
-    Ok(rows
-        .iter()
-        .map(|row| StoredRecord {
+    // So many that the list stays far below any packet limit.
+    const AT_ONCE: usize = 1_000;
+    let mut records = Vec::with_capacity(positions.len());
+    for part in positions.chunks(AT_ONCE) {
+        let pairs: Vec<String> =
+            part.iter().map(|position| format!("({}, {})", position.partition, position.offset)).collect();
+        let sql = format!(
+            "SELECT kafka_partition, kafka_offset, kafka_timestamp_ms, record_key, record_value, record_headers FROM {QUARANTINE} \
+             WHERE pipeline = {} AND topic = {} AND (kafka_partition, kafka_offset) IN ({})",
+            text_ascii(&owner.pipeline),
+            text_ascii(&owner.topic),
+            pairs.join(", "),
+        );
+        let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
+        records.extend(rows.iter().map(|row| StoredRecord {
             position: position_at(row),
             timestamp_ms: int_at(row, 2),
             key: bytes_at(row, 3),
             value: bytes_at(row, 4),
             headers: bytes_at(row, 5).unwrap_or_default(),
-        })
-        .collect())
+        }));
+    }
+    records.sort_by_key(|record| record.position);
+    Ok(records)
 }
 
 fn position_at(row: &Row) -> Position {
@@ -302,9 +314,11 @@ mod tests {
                 refusal: None,
             })
             .collect();
-        let statements = inserts(&owner, &records, 4096);
-        assert!(statements.len() > 1);
+        let statements = inserts(&owner, &records, 8192).unwrap();
+        assert!(statements.len() > 1 && statements.iter().all(|sql| sql.len() < 8192));
         let rows: usize = statements.iter().map(|sql| sql.matches("'held'").count()).sum();
         assert_eq!(rows, 50);
+        let error = inserts(&owner, &records[7..8], 400).unwrap_err();
+        assert!(error.to_string().contains("partition 0 offset 7") && error.kind == Kind::SinkConfig, "{error}");
     }
 }

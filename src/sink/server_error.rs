@@ -66,8 +66,13 @@ pub fn classify(code: u16) -> Class {
     }
 }
 
-/// The server's own code for a packet beyond its limit.
+/// The server's own code for a statement or a row beyond `max_allowed_packet`.
 pub const PACKET_TOO_LARGE: u16 = 1153;
+
+/// Whether the code says no more than that this session may not use `LOAD DATA LOCAL`.
+pub fn refuses_local_infile(code: u16) -> bool {
+    matches!(code, 3948 | 4166 | 1148)
+}
 
 /// Whether an error's message quotes names of accounts, tables, columns and settings, and never a value of a row.
 pub fn is_about_names(code: u16) -> bool {
@@ -104,7 +109,7 @@ pub fn remedy(code: u16) -> &'static str {
         }
         1049 | 1146 => "run `afterimage migrate`",
         1054 | 1136 => "the table no longer has the columns that the models yield: run `afterimage check --online`",
-        PACKET_TOO_LARGE => "raise max_allowed_packet on the server, or lower batch.max_bytes",
+        PACKET_TOO_LARGE => "raise max_allowed_packet on the server above twice the largest record",
         1665 => "set binlog_format=ROW on the server",
         _ => "see the server's error reference; the service goes on by itself once it is mended",
     }

@@ -1,11 +1,11 @@
 //! One connection to the writer: opened with a session contract, thrown away at the first doubt.
 //!
 //! In: statements. Out: rows, or what the OK packet says (affected rows, warnings, the info line). Every call has a deadline;
-//! one that is missed, cancelled or answered by an I/O error leaves the session unusable ([`Session::broken`]), because the
+//! one that is missed, cancelled or answered by an I/O error leaves the session unusable (not [`Session::alive`]), because the
 //! protocol's state is unknown from then on. Nothing here retries.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -68,8 +68,13 @@ pub struct StatementError {
 pub struct Session {
     conn: Option<Conn>,
     timeout: Duration,
+    /// When the server last answered.
+    answered: Instant,
     pub facts: ServerFacts,
 }
+
+/// A session that was silent for so long is asked whether it still is one, well before the server ends it.
+const SILENT: Duration = Duration::from_secs(8);
 
 /// Each changes what a statement means; read back, because a server may refuse silently.
 const CONTRACT: [(&str, &str); 8] = [
@@ -81,8 +86,9 @@ const CONTRACT: [(&str, &str); 8] = [
     ("innodb_lock_wait_timeout", "8"),
     // A foreign ALTER TABLE must not freeze us for a day.
     ("lock_wait_timeout", "8"),
-    // A client that died holding locks: its session ends soon, so that the next owner can go on.
-    ("wait_timeout", "600"),
+    // A client that stands still or is cut off in the middle of a transaction holds locks: its session ends soon, so that the next
+    // owner can go on. Between transactions a session may be silent for longer; see `Session::alive`.
+    ("wait_timeout", "20"),
     ("foreign_key_checks", "1"),
 ];
 
@@ -98,7 +104,8 @@ impl Connector {
             Err(_) => return Err(Error::new(Kind::SinkUnavailable, format!("{place}: no answer to connect"))),
         };
         let facts = ServerFacts { version: String::new(), mariadb: false, local_infile: false, max_allowed_packet: 0 };
-        let mut session = Session { conn: Some(conn), timeout: self.statement_timeout, facts };
+        let mut session =
+            Session { conn: Some(conn), timeout: self.statement_timeout, answered: Instant::now(), facts };
         session.agree().await.map_err(|error| error.at(place))?;
         Ok(session)
     }
@@ -197,9 +204,12 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the connection's state is unknown, so that it must be replaced.
-    pub fn broken(&self) -> bool {
-        self.conn.is_none()
+    /// Whether the session can be used; one that was silent for long may have been ended by the server, and is asked.
+    pub async fn alive(&mut self) -> bool {
+        if self.conn.is_some() && self.answered.elapsed() > SILENT {
+            let _ = self.guard(async |conn: &mut Conn| conn.ping().await).await;
+        }
+        self.conn.is_some()
     }
 
     /// Gives the connection up; what it had open is rolled back by the server (or, if a COMMIT is under way, decided there).
@@ -219,12 +229,12 @@ impl Session {
 
     /// Runs `LOAD DATA LOCAL INFILE`, serving `rows` from memory whatever file name the server asks for.
     pub async fn load(&mut self, sql: &str, rows: Bytes) -> Result<Done, StatementError> {
-        // One stream element is one packet; between 64 and 256 KiB nothing changes in speed, above a packet limit is near.
-        const CHUNK: usize = 128 << 10;
+        // One stream element is one packet; between 64 and 256 KiB nothing changes in speed.
+        let length = self.facts.max_allowed_packet.div_ceil(2).clamp(512, 128 << 10);
         self.guard(async |conn: &mut Conn| {
             let rows = rows.clone();
-            let chunks = (0..rows.len()).step_by(CHUNK);
-            let chunks: Vec<_> = chunks.map(|start| Ok(rows.slice(start..rows.len().min(start + CHUNK)))).collect();
+            let chunks = (0..rows.len()).step_by(length);
+            let chunks: Vec<_> = chunks.map(|start| Ok(rows.slice(start..rows.len().min(start + length)))).collect();
             conn.set_infile_handler(async move { Ok(futures::stream::iter(chunks).boxed()) });
             execute(conn, sql).await
         })
@@ -248,12 +258,13 @@ impl Session {
         };
         match tokio::time::timeout(self.timeout, call(&mut conn)).await {
             Ok(Ok(value)) => {
+                self.answered = Instant::now();
                 self.conn = Some(conn);
                 Ok(value)
             }
             Ok(Err(error)) => {
                 let error = StatementError::from(error);
-                if error.code != 0 && error.class != Class::Disconnect {
+                if error.keeps_connection() {
                     self.conn = Some(conn);
                 }
                 Err(error)
@@ -309,6 +320,16 @@ fn info_counts(info: &str) -> (u64, u64) {
 }
 
 impl StatementError {
+    /// Whether the connection is as good as before. Not after what an operator has to mend: a session keeps the rights and limits
+    /// that it began with, so that a grant or a raised limit would never be seen.
+    fn keeps_connection(&self) -> bool {
+        match self.class {
+            Class::Disconnect => false,
+            Class::Operator => server_error::refuses_local_infile(self.code),
+            Class::Contention | Class::Exhausted | Class::Row => self.code != 0,
+        }
+    }
+
     pub fn dead(message: impl Into<String>) -> Self {
         Self { class: Class::Disconnect, code: 0, message: message.into() }
     }
@@ -351,7 +372,7 @@ impl From<mysql_async::Error> for StatementError {
             // A statement above the server's packet limit: the driver closes the connection, waiting would not help.
             error if is_packet_too_large(&error) => Self {
                 class: Class::Operator,
-                code: 0,
+                code: server_error::PACKET_TOO_LARGE,
                 message: "a statement is larger than max_allowed_packet".to_owned(),
             },
             error => Self::dead(error.to_string()),

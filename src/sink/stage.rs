@@ -12,7 +12,7 @@ use super::quoting::identifier;
 use super::session::{Session, StatementError};
 use super::tables::MAX_KEY_BYTES;
 use crate::error::Result;
-use crate::sink::server_error::Class;
+use crate::sink::server_error::{Class, refuses_local_infile};
 use crate::target::{Holds, Target};
 
 /// Name of the temporary table; it belongs to the session, so that one name serves all.
@@ -114,7 +114,7 @@ impl Stage {
             Ok(done) => done,
             // MySQL refuses the whole statement for bad UTF-8 or JSON; the row is found by the caller.
             Err(error) if error.class == Class::Row => return Ok(Filled::Refused(Vec::new())),
-            Err(error) if matches!(error.code, 3948 | 4166 | 1148) => {
+            Err(error) if refuses_local_infile(error.code) => {
                 session.facts.local_infile = false;
                 return Ok(Filled::NoLocalInfile);
             }

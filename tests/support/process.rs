@@ -46,8 +46,18 @@ impl Workspace {
 
     /// The same with environment variables.
     pub fn start_with(&self, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Running {
+        self.spawn(name, &[], arguments, environment)
+    }
+
+    /// The same by way of a program that runs the words behind its own, such as `prlimit --nofile=40 --`.
+    pub fn start_under(&self, name: &str, wrapper: &[&str], arguments: &[&str]) -> Running {
+        self.spawn(name, wrapper, arguments, &[])
+    }
+
+    fn spawn(&self, name: &str, wrapper: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Running {
         let log = self.path().join(format!("{name}.log"));
-        let mut command = words(&[PROGRAM]);
+        let mut command = words(wrapper);
+        command.extend(words(&[PROGRAM]));
         command.extend(words(arguments));
         let child = ServerCommand {
             words: command,
@@ -173,10 +183,17 @@ impl Running {
 
     /// Waits until the log holds `text`; panics if it doesn't come or the program ends without it.
     pub async fn wait_for_log(&mut self, text: &str, deadline: Duration) {
+        self.wait_for_line(0, &[text], deadline).await;
+    }
+
+    /// Waits for one line behind the first `known` bytes of the log that holds all of `texts`.
+    pub async fn wait_for_line(&mut self, known: usize, texts: &[&str], deadline: Duration) {
         let until = Instant::now() + deadline;
+        let text = texts.join(" .. ");
         loop {
             let running = self.is_running();
-            if self.log().contains(text) {
+            let log = self.log();
+            if log.get(known..).unwrap_or(&log).lines().any(|line| texts.iter().all(|text| line.contains(text))) {
                 return;
             }
             assert!(running, "{} ended without logging {text:?}\n{}", self.name, self.tail());

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub enum Fault {
     CutAfter,
     /// The server gets it, and both sides find the connection closed at once, whatever the server is doing.
     CutDuring,
+    /// Held back until [`Proxy::release`]; then as [`Fault::CutDuring`].
+    CutDuringWhenReleased,
     /// The server gets it and its answer never arrives; both connections stay open, silent.
     LoseAnswer,
     /// It waits here, unseen by the server, until [`Proxy::release`].
@@ -48,12 +50,29 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct Control {
+    upstream: AtomicU16,
     /// Faults by how their statement begins (upper case); each fires once, those of the same beginning in order.
-    armed: Mutex<VecDeque<(String, Fault)>>,
+    armed: Mutex<VecDeque<Armed>>,
     fired: AtomicUsize,
+    /// How each statement began, in order.
+    statements: Mutex<Vec<String>>,
     connections: AtomicUsize,
     commits: AtomicUsize,
     state: watch::Sender<State>,
+}
+
+struct Armed {
+    beginning: String,
+    fault: Fault,
+    /// So many statements of this beginning pass before it fires.
+    pass: usize,
+}
+
+/// A slow line: so many bytes per second in each direction and connection, and each packet comes later by `delay`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Throttle {
+    pub bytes_per_second: u32,
+    pub delay: Duration,
 }
 
 /// What a test asks of all connections.
@@ -63,6 +82,7 @@ struct State {
     blackhole: bool,
     /// Nobody listens on the port.
     refuse: bool,
+    throttle: Option<Throttle>,
     /// Connections accepted under an older generation are closed.
     generation: u64,
     /// How often held statements and answers were let go.
@@ -76,11 +96,11 @@ impl Proxy {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         listener.set_nonblocking(true).unwrap();
-        let control = Arc::new(Control::default());
+        let control = Arc::new(Control { upstream: upstream.into(), ..Control::default() });
         let seen = Arc::clone(&control);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(accept(listener, SocketAddr::from(([127, 0, 0, 1], upstream)), seen));
+            runtime.block_on(accept(listener, seen));
         });
         Self { port, control, thread: Some(thread) }
     }
@@ -92,7 +112,13 @@ impl Proxy {
 
     /// Arms a fault for the next statement that begins with `statement`, in any case of letters.
     pub fn arm(&self, statement: &str, fault: Fault) {
-        self.control.armed.lock().unwrap().push_back((statement.to_ascii_uppercase(), fault));
+        self.arm_after(statement, 0, fault);
+    }
+
+    /// The same, for the statement after the next `pass` ones.
+    pub fn arm_after(&self, statement: &str, pass: usize, fault: Fault) {
+        let beginning = statement.to_ascii_uppercase();
+        self.control.armed.lock().unwrap().push_back(Armed { beginning, fault, pass });
     }
 
     /// The next COMMIT is lost on its way to the server: nothing is committed.
@@ -120,6 +146,16 @@ impl Proxy {
         self.control.state.send_modify(|state| state.refuse = on);
     }
 
+    /// Makes the line slow; `None` makes it fast again.
+    pub fn throttle(&self, throttle: Option<Throttle>) {
+        self.control.state.send_modify(|state| state.throttle = throttle);
+    }
+
+    /// Connections from now on lead to another port of 127.0.0.1, as after a failover; those that are open stay.
+    pub fn retarget(&self, upstream: u16) {
+        self.control.upstream.store(upstream, Ordering::SeqCst);
+    }
+
     /// Closes every open connection on both sides.
     pub fn cut_all(&self) {
         self.control.state.send_modify(|state| state.generation += 1);
@@ -138,6 +174,12 @@ impl Proxy {
     /// How many COMMITs arrived from clients, those that were cut included.
     pub fn commits(&self) -> usize {
         self.control.commits.load(Ordering::SeqCst)
+    }
+
+    /// How many statements that begin with `beginning` (any case) arrived from clients, those that were cut included.
+    pub fn count(&self, beginning: &str) -> usize {
+        let beginning = beginning.to_ascii_uppercase();
+        self.control.statements.lock().unwrap().iter().filter(|statement| statement.starts_with(&beginning)).count()
     }
 
     /// How many faults have fired.
@@ -167,9 +209,14 @@ impl Drop for Proxy {
 impl Control {
     /// The fault for this statement, if one is armed; it will not fire again.
     fn fault_for(&self, statement: &str) -> Option<Fault> {
+        self.statements.lock().unwrap().push(statement.chars().take(60).collect());
         let mut armed = self.armed.lock().unwrap();
-        let place = armed.iter().position(|(beginning, _)| statement.starts_with(beginning.as_str()))?;
-        let (_, fault) = armed.remove(place)?;
+        let place = armed.iter().position(|armed| statement.starts_with(armed.beginning.as_str()))?;
+        if armed[place].pass > 0 {
+            armed[place].pass -= 1;
+            return None;
+        }
+        let Armed { fault, .. } = armed.remove(place)?;
         self.fired.fetch_add(1, Ordering::SeqCst);
         Some(fault)
     }
@@ -182,6 +229,14 @@ impl Control {
         let _ = changes.wait_for(|state| state.releases > releases).await;
     }
 
+    /// Waits as long as `bytes` need on this line.
+    async fn carried(&self, bytes: usize) {
+        let throttle = self.state.borrow().throttle;
+        if let Some(Throttle { bytes_per_second, delay }) = throttle {
+            tokio::time::sleep(delay + Duration::from_secs_f64(bytes as f64 / f64::from(bytes_per_second))).await;
+        }
+    }
+
     /// Waits while the proxy is a black hole.
     async fn passable(&self) {
         // An error means that the sender is gone, and it is ours.
@@ -189,7 +244,7 @@ impl Control {
     }
 }
 
-async fn accept(listener: std::net::TcpListener, upstream: SocketAddr, control: Arc<Control>) {
+async fn accept(listener: std::net::TcpListener, control: Arc<Control>) {
     let address = listener.local_addr().unwrap();
     let mut listener = Some(TcpListener::from_std(listener).unwrap());
     let mut changes = control.state.subscribe();
@@ -207,6 +262,7 @@ async fn accept(listener: std::net::TcpListener, upstream: SocketAddr, control: 
             _ = changes.changed() => {}
             client = next(listener.as_ref()) => {
                 control.connections.fetch_add(1, Ordering::SeqCst);
+                let upstream = SocketAddr::from(([127, 0, 0, 1], control.upstream.load(Ordering::SeqCst)));
                 tokio::spawn(serve(client, upstream, Arc::clone(&control)));
             }
         }
@@ -249,6 +305,7 @@ impl Link<'_> {
     async fn requests(&self, mut client: OwnedReadHalf, mut server: OwnedWriteHalf) -> io::Result<()> {
         loop {
             let packet = read_packet(&mut client).await?;
+            self.control.carried(packet.len()).await;
             self.control.passable().await;
             match statement(&packet).and_then(|statement| self.judge(&statement)) {
                 None => server.write_all(&packet).await?,
@@ -258,6 +315,13 @@ impl Link<'_> {
                 }
                 Some(Fault::CutBefore) => return Ok(()),
                 Some(Fault::CutDuring) => return server.write_all(&packet).await,
+                Some(Fault::CutDuringWhenReleased) => {
+                    self.control.released().await;
+                    server.write_all(&packet).await?;
+                    // The server must have begun with it: one that finds its client gone first may not begin at all.
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    return Ok(());
+                }
                 Some(Fault::Refuse(code)) => self.to_client.lock().await.write_all(&error_packet(code)).await?,
                 Some(fault @ (Fault::CutAfter | Fault::LoseAnswer | Fault::HoldAnswer)) => {
                     *self.answer.lock().unwrap() = Some(fault);
@@ -270,6 +334,7 @@ impl Link<'_> {
     async fn answers(&self, mut server: OwnedReadHalf) -> io::Result<()> {
         loop {
             let packet = read_packet(&mut server).await?;
+            self.control.carried(packet.len()).await;
             self.control.passable().await;
             let fault = *self.answer.lock().unwrap();
             match fault {

@@ -79,9 +79,15 @@ pub async fn kafka() -> &'static Broker {
 /// A server for one test alone, to be stopped, killed, paused and started again. `arguments` are server options, such as
 /// `--local-infile=0`.
 pub async fn start_private(flavour: Flavour, arguments: &[&str]) -> PrivateServer {
+    start_private_in(flavour, scratch(if flavour == Flavour::MySql { "mysql-" } else { "mariadb-" }), arguments).await
+}
+
+/// The same in a directory of one's choice.
+pub async fn start_private_in(flavour: Flavour, home: TempDir, arguments: &[&str]) -> PrivateServer {
     let program = program(flavour);
-    let home = scratch(if flavour == Flavour::MySql { "mysql-" } else { "mariadb-" });
     copy(&template(&program).await, &home.path().join("data"));
+    // Copies of one directory are different servers: two of them may be made source and replica.
+    let _ = std::fs::remove_file(home.path().join("data/auto.cnf"));
     match PrivateServer::start(&program, home, arguments).await {
         Ok(server) => server,
         Err(error) => panic!("{error}"),
@@ -170,7 +176,9 @@ async fn template(program: &Program) -> PathBuf {
     template
 }
 
+/// Copies what is in `from` into `to`, which may be there already.
 pub fn copy(from: &Path, to: &Path) {
-    let status = Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to).status().unwrap();
+    std::fs::create_dir_all(to).unwrap();
+    let status = Command::new("cp").args(["-a", "--reflink=auto"]).arg(from.join(".")).arg(to).status().unwrap();
     assert!(status.success(), "cannot copy {} to {}", from.display(), to.display());
 }
