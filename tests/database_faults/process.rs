@@ -14,47 +14,6 @@ use crate::support::rig::{Rig, Variant};
 use crate::support::servers::{mariadb, mysql};
 
 on_both_servers! {
-    // Proves: P2, R7
-    async fn asked_to_stop_it_finishes_or_gives_up_within_its_time(server) {
-        let pipeline = format!("{}\nshutdown_timeout = \"3s\"", small_batches());
-        let mut rig = Rig::new(server, Variant { pipeline, ..Variant::default() }).await;
-        let mut records = harsh(12_000, 300, 241).into_iter();
-        // In the middle of work.
-        rig.write(records.by_ref().take(4_000)).await;
-        let mut running = rig.start("busy");
-        running.wait_for_log("batch applied", LONG).await;
-        running.terminate();
-        running.wait_for_code(0, Duration::from_secs(20)).await;
-
-        // In a transaction that somebody else's lock keeps from ending.
-        let mut running = rig.start("locked");
-        rig.wait_until_applied(LONG).await;
-        let mut stranger = connect(&rig.database.url).await;
-        stranger.query_drop("LOCK TABLES enriched_user WRITE").await.unwrap();
-        let before = rig.database.number(POSITIONS).await;
-        rig.write(records.by_ref().take(500)).await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let asked = Instant::now();
-        running.terminate();
-        running.wait_for_code(0, Duration::from_secs(30)).await;
-        assert!(asked.elapsed() < Duration::from_secs(15), "it took {:?}", asked.elapsed());
-        assert_eq!(rig.database.number(POSITIONS).await, before);
-
-        // Asked twice: at once.
-        let mut running = rig.start("twice");
-        running.wait_for_log("partition begun", LONG).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        running.terminate();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        running.terminate();
-        running.wait_for_code(130, Duration::from_secs(2)).await;
-        stranger.query_drop("UNLOCK TABLES").await.unwrap();
-        stranger.disconnect().await.unwrap();
-        rig.write(records).await;
-        rig.catch_up("last", LONG).await;
-        rig.assert_as_folded().await;
-    }
-
     // Proves: P1, P2, R14
     async fn a_black_hole_in_mid_statement_ends_at_the_deadline_and_holds_up_no_rebalance(server) {
         let (mut rig, proxy) = behind_a_proxy(server, Variant { kafka: short_session(), ..small() }).await;
@@ -83,56 +42,107 @@ on_both_servers! {
         first.wait_for_code(0, Duration::from_secs(60)).await;
         healed(&rig, second).await;
     }
+}
 
-    // Proves: P1, R15
-    async fn a_slow_line_slows_down_and_costs_neither_memory_nor_membership(server) {
-        let pipeline = "batch = { max_events = 2000, max_bytes = \"512KiB\", max_wait = \"1ms\" }".to_owned();
-        let (mut rig, proxy) = behind_a_proxy(server, Variant { pipeline, kafka: short_session(), ..Variant::default() }).await;
-        let mut running = rig.workspace.start_with("run", &["run"], &[("AFTERIMAGE_LOG", "info,afterimage=debug")]);
-        running.wait_for_log("partition begun", LONG).await;
-        proxy.throttle(Some(Throttle { bytes_per_second: 250_000, delay: Duration::from_millis(20) }));
-        rig.write(harsh(60_000, 2_000, 257)).await;
-        let until = Instant::now() + Duration::from_secs(12);
-        let mut peak = 0;
-        while Instant::now() < until {
-            peak = peak.max(running.peak_memory());
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        let progress = rig.database.number(POSITIONS).await;
-        assert!(progress > 0 && progress < 60_000, "applied {progress} of 60000 at 250 kB/s");
-        let log = running.log();
-        assert!(log.contains("Pause(") , "it never paused");
-        assert!(!log.contains("partitions revoked") && !log.contains("kafka client is replaced"), "{}", running.tail());
-        println!("peak memory {} MiB", peak >> 20);
-        assert!(peak < 600 << 20, "peak memory {} MiB", peak >> 20);
-        proxy.throttle(None);
-        healed(&rig, running).await;
+// Proves: P1, P2, R7
+#[tokio::test(flavor = "multi_thread")]
+async fn asked_to_stop_it_finishes_or_gives_up_within_its_time() {
+    let server = mariadb().await;
+    let pipeline = format!("{}\nshutdown_timeout = \"3s\"", small_batches());
+    // One that gave up leaves no word in the group: its successor is idle until it is missed, here for longer than any interval of
+    // the upkeep, and must then begin.
+    let kafka = "\"session.timeout.ms\" = \"15000\"".to_owned();
+    let mut rig = Rig::new(server, Variant { pipeline, kafka, ..Variant::default() }).await;
+    let mut records = harsh(12_000, 300, 241).into_iter();
+    // In the middle of work.
+    rig.write(records.by_ref().take(4_000)).await;
+    let mut running = rig.start("busy");
+    running.wait_for_log("batch applied", LONG).await;
+    running.terminate();
+    running.wait_for_code(0, Duration::from_secs(20)).await;
+
+    // In a transaction that somebody else's lock keeps from ending.
+    let mut running = rig.start("locked");
+    rig.wait_until_applied(LONG).await;
+    let mut stranger = connect(&rig.database.url).await;
+    stranger.query_drop("LOCK TABLES enriched_user WRITE").await.unwrap();
+    let before = rig.database.number(POSITIONS).await;
+    rig.write(records.by_ref().take(500)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let asked = Instant::now();
+    running.terminate();
+    running.wait_for_code(0, Duration::from_secs(30)).await;
+    assert!(asked.elapsed() < Duration::from_secs(15), "it took {:?}", asked.elapsed());
+    assert_eq!(rig.database.number(POSITIONS).await, before);
+
+    // Asked twice: at once.
+    let mut running = rig.start("twice");
+    running.wait_for_log("partition begun", LONG).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    running.terminate();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    running.terminate();
+    running.wait_for_code(130, Duration::from_secs(2)).await;
+    stranger.query_drop("UNLOCK TABLES").await.unwrap();
+    stranger.disconnect().await.unwrap();
+    rig.write(records).await;
+    rig.catch_up("last", LONG).await;
+    rig.assert_as_folded().await;
+}
+
+// Proves: P1, R15
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_line_slows_down_and_costs_neither_memory_nor_membership() {
+    let server = mariadb().await;
+    let pipeline = "batch = { max_events = 2000, max_bytes = \"512KiB\", max_wait = \"1ms\" }".to_owned();
+    let (mut rig, proxy) =
+        behind_a_proxy(server, Variant { pipeline, kafka: short_session(), ..Variant::default() }).await;
+    let mut running = rig.workspace.start_with("run", &["run"], &[("AFTERIMAGE_LOG", "info,afterimage=debug")]);
+    running.wait_for_log("partition begun", LONG).await;
+    proxy.throttle(Some(Throttle { bytes_per_second: 250_000, delay: Duration::from_millis(20) }));
+    rig.write(harsh(60_000, 2_000, 257)).await;
+    let until = Instant::now() + Duration::from_secs(12);
+    let mut peak = 0;
+    while Instant::now() < until {
+        peak = peak.max(running.peak_memory());
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    let progress = rig.database.number(POSITIONS).await;
+    assert!(progress > 0 && progress < 60_000, "applied {progress} of 60000 at 250 kB/s");
+    let log = running.log();
+    assert!(log.contains("Pause("), "it never paused");
+    assert!(!log.contains("partitions revoked") && !log.contains("kafka client is replaced"), "{}", running.tail());
+    println!("peak memory {} MiB", peak >> 20);
+    assert!(peak < 600 << 20, "peak memory {} MiB", peak >> 20);
+    proxy.throttle(None);
+    healed(&rig, running).await;
+}
 
-    // Proves: P1, P2, R32
-    async fn a_full_disk_for_the_log_leaves_the_data_alone(server) {
-        let mut rig = Rig::new(server, small()).await;
-        let mut records = harsh(4_000, 200, 263).into_iter();
-        rig.write(records.by_ref().take(2_000)).await;
-        // Every write to /dev/full fails for want of space; a reader that is gone fails every write to its pipe.
-        for (name, script) in [("full", "exec \"$@\" >/dev/full 2>/dev/full"), ("closed", "exec \"$@\" >&- 2>&-")] {
-            let mut running = rig.workspace.start_under(name, &["sh", "-c", script, "sh"], &["run"]);
-            rig.write(records.by_ref().take(500)).await;
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            assert!(running.is_running(), "{name}: it ended");
-            rig.wait_until_applied(LONG).await;
-            running.terminate();
-            running.wait_for_code(0, Duration::from_secs(30)).await;
-        }
-        let script = "exec \"$@\" > >(:) 2>&1";
-        let mut running = rig.workspace.start_under("pipe", &["bash", "-c", script, "bash"], &["run"]);
-        rig.write(records).await;
+// Proves: P1, P2, R32
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_for_the_log_leaves_the_data_alone() {
+    let server = mariadb().await;
+    let mut rig = Rig::new(server, small()).await;
+    let mut records = harsh(4_000, 200, 263).into_iter();
+    rig.write(records.by_ref().take(2_000)).await;
+    // Every write to /dev/full fails for want of space; a reader that is gone fails every write to its pipe.
+    for (name, script) in [("full", "exec \"$@\" >/dev/full 2>/dev/full"), ("closed", "exec \"$@\" >&- 2>&-")] {
+        let mut running = rig.workspace.start_under(name, &["sh", "-c", script, "sh"], &["run"]);
+        rig.write(records.by_ref().take(500)).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(running.is_running(), "{name}: it ended");
         rig.wait_until_applied(LONG).await;
-        assert!(running.is_running());
         running.terminate();
         running.wait_for_code(0, Duration::from_secs(30)).await;
-        rig.assert_as_folded().await;
     }
+    let script = "exec \"$@\" > >(:) 2>&1";
+    let mut running = rig.workspace.start_under("pipe", &["bash", "-c", script, "bash"], &["run"]);
+    rig.write(records).await;
+    rig.wait_until_applied(LONG).await;
+    assert!(running.is_running());
+    running.terminate();
+    running.wait_for_code(0, Duration::from_secs(30)).await;
+    rig.assert_as_folded().await;
 }
 
 // Proves: P1, P3, R59
