@@ -1,6 +1,6 @@
 //! `run`: the service, until it is told to stop or every pipeline has ended.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Exit, RunArgs, load};
 use crate::config::Config;
@@ -17,6 +17,11 @@ pub async fn run(args: &RunArgs) -> Exit {
     if let Err(error) = telemetry::start(&config.log) {
         return load::fail(&error);
     }
+    // Heard from now on: a stop that is asked for while the models are planned is an orderly one, too.
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return load::fail(&error),
+    };
     let mut service = match Service::start(&config, args.until_caught_up).await {
         Ok(service) => service,
         Err(faults) => {
@@ -25,32 +30,40 @@ pub async fn run(args: &RunArgs) -> Exit {
         }
     };
     serve_http(&config, &service).await;
-    match attend(&mut service).await {
-        Ok(exit) => exit,
-        Err(error) => load::fail(&error),
+    attend(&mut service, &mut signals).await
+}
+
+/// Requests to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Error::new(Kind::Bug, "cannot listen for signals").source(error));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 }
 
 /// Waits for the pipelines to end, and for signals.
-async fn attend(service: &mut Service) -> Result<Exit> {
-    let listen = |kind| signal(kind).map_err(|error| Error::new(Kind::Bug, "cannot listen for signals").source(error));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
+async fn attend(service: &mut Service, signals: &mut Signals) -> Exit {
     let mut worst = Exit::Done;
     let mut asked = false;
     loop {
         let signalled = tokio::select! {
             ended = service.next_ended() => {
-                let Some((pipeline, outcome)) = ended else { return Ok(worst) };
+                let Some((pipeline, outcome)) = ended else { return worst };
                 worst = worse(worst, &pipeline, outcome);
                 continue;
             }
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            _ = signals.terminate.recv() => "SIGTERM",
+            _ = signals.interrupt.recv() => "SIGINT",
         };
         if asked {
             tracing::warn!(signal = signalled, "second request to stop: ending at once");
-            return Ok(Exit::Forced);
+            return Exit::Forced;
         }
         asked = true;
         let grace = service.stop();
