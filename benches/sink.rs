@@ -200,7 +200,6 @@ async fn compare(program: &Program) {
     let (rows, batch, pairs) = (setting("SINK_ROWS", 200_000), setting("SINK_BATCH", 20_000), setting("SINK_PAIRS", 8));
     let mut model = Model::default();
     let mut random = SmallRng::seed_from_u64(5);
-    let mut offset = 0;
     while model.live.len() < rows {
         let changes = model.batch(&mut random, 20_000, 1.0);
         let rows = record_batch(&changes);
