@@ -142,9 +142,11 @@ on_both_servers! {
         let documented = Documented::read();
         let database = Database::create(server).await;
         let migrate = account(&database, &documented.migrate).await;
+        // The instance that is killed is soon given up.
+        let kafka = "\"session.timeout.ms\" = \"6000\"".to_owned();
         let pipeline = "metrics_interval = \"1s\"\ntombstone_retention = \"10d\"".to_owned();
         // The rig runs `migrate` with this account.
-        let mut rig = Rig::behind(database, &migrate, Variant { pipeline, ..Variant::default() }).await;
+        let mut rig = Rig::behind(database, &migrate, Variant { pipeline, kafka, ..Variant::default() }).await;
         let again = rig.workspace.run(&["migrate"]);
         assert!(again.code() == 0 && again.stdout.contains("nothing to do"), "{again:?}");
         rig.database.execute("ALTER TABLE out_of_order_events DROP COLUMN detected").await;

@@ -29,9 +29,16 @@ fn through(url: &str, port: u16) -> (String, String, String) {
     (format!("mysql://{credentials}@127.0.0.1:{port}/{database}"), user.to_owned(), password.to_owned())
 }
 
-/// Gives the server another certificate while it runs.
-async fn present(server: &PrivateServer, folder: &Path, identity: &Identity) {
+/// What a server is given to present. MySQL takes no certificate that it can't trace to an authority it knows: it knows them all.
+fn install(folder: &Path, authorities: [&Authority; 2], identity: &Identity) {
     identity.install(folder);
+    let known = authorities.map(|authority| std::fs::read_to_string(authority.file()).unwrap()).concat();
+    std::fs::write(folder.join("authorities.pem"), known + &identity.certificate).unwrap();
+}
+
+/// Gives the server another certificate while it runs.
+async fn present(server: &PrivateServer, folder: &Path, authorities: [&Authority; 2], identity: &Identity) {
+    install(folder, authorities, identity);
     let reload = if server.flavour() == Flavour::MySql { "ALTER INSTANCE RELOAD TLS" } else { "FLUSH SSL" };
     server.connect().await.unwrap().query_drop(reload).await.unwrap();
 }
@@ -45,10 +52,11 @@ on_both_servers! {
     async fn only_a_server_that_proves_who_it_is_is_spoken_to(server) {
         let (authority, stranger) = (Authority::new("authority"), Authority::new("stranger"));
         let folder = scratch("tls-");
-        authority.issue(&HERE).install(folder.path());
+        let known = [&authority, &stranger];
+        install(folder.path(), known, &authority.issue(&HERE));
         let option = |name: &str, file: &Path| format!("--{name}={}", file.display());
         let options = [
-            option("ssl-ca", &authority.file()),
+            option("ssl-ca", &folder.path().join("authorities.pem")),
             option("ssl-cert", &folder.path().join("certificate.pem")),
             option("ssl-key", &folder.path().join("key.pem")),
         ];
@@ -83,7 +91,7 @@ on_both_servers! {
             (self_signed(&HERE), "peer certificate", "ca_file"),
             (authority.issue_for(&HERE, LIFETIME), "certificate expired", "renew the server's certificate"),
         ] {
-            present(&private, folder.path(), &identity).await;
+            present(&private, folder.path(), known, &identity).await;
             if cause == "certificate expired" {
                 // MySQL takes none that is over already, but keeps the one it has.
                 tokio::time::sleep(LIFETIME + Duration::from_secs(2)).await;
@@ -112,7 +120,7 @@ on_both_servers! {
         running.wait_for_log("certificate expired", LONG).await;
         assert!(running.is_running() && running.log().contains("waiting"), "{}", running.tail());
         assert_eq!(rig.database.number("SELECT COUNT(*) FROM enriched_user WHERE user_id = 'late'").await, 0);
-        present(&private, folder.path(), &authority.issue(&HERE)).await;
+        present(&private, folder.path(), known, &authority.issue(&HERE)).await;
         rig.wait_until_applied(LONG).await;
         rig.assert_as_folded().await;
         assert!(!running.log().contains(&password), "{}", running.tail());
