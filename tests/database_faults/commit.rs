@@ -15,7 +15,7 @@ use crate::support::rig::Variant;
 use crate::support::servers::start_private;
 
 const SWAP: &str = "UPDATE AFTERIMAGE_POSITIONS P JOIN";
-const READ_BACK: &str = "SELECT KAFKA_PARTITION, NEXT_OFFSET, OWNER_TOKEN";
+const READ_BACK: &str = "SELECT KAFKA_PARTITION, NEXT_OFFSET, OWNER_EPOCH, OWNER_TOKEN";
 
 on_both_servers! {
     // Proves: P2, P3, R12
