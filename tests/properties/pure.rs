@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 /// Every code that is about a row's values, with its name in the servers' references. Nothing else is ever taken for a bad row.
-const ROW_CODES: [(u16, &str); 24] = [
+const ROW_CODES: [(u16, &str); 25] = [
     (1048, "BAD_NULL_ERROR"),
     (1062, "DUP_ENTRY"),
     (1118, "TOO_BIG_ROWSIZE"),
@@ -38,6 +38,7 @@ const ROW_CODES: [(u16, &str); 24] = [
     (3141, "INVALID_JSON_TEXT_IN_PARAM"),
     (3156, "INVALID_JSON_VALUE_FOR_CAST"),
     (3819, "CHECK_CONSTRAINT_VIOLATED"),
+    (1526, "NO_PARTITION_FOR_GIVEN_VALUE"),
     (4025, "CONSTRAINT_FAILED (MariaDB)"),
 ];
 
