@@ -126,7 +126,8 @@ async fn finish(world: &mut World) {
         }
         let ended = running.ended();
         // One that has only just begun does not listen for SIGTERM yet.
-        let in_order = |status: ExitStatus| status.code() == Some(0) || status.signal() == Some(libc::SIGTERM);
+        let in_order =
+            |status: ExitStatus| matches!(status.code(), Some(0 | 130)) || status.signal() == Some(libc::SIGTERM);
         if ended.is_none_or(|status| !in_order(status) && !instance.may_end) {
             let tail = running.tail();
             world.violations.push(format!("{} did not stop in order: {ended:?}\n{tail}", instance.name));

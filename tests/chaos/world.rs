@@ -319,11 +319,11 @@ impl Instance {
     }
 }
 
-/// What is wrong with an end: nothing about SIGKILL and an orderly one, where they were asked for. A program that has only just begun
-/// does not listen for SIGTERM yet.
+/// What is wrong with an end: nothing about SIGKILL and an orderly one (or 130, at a second request), where they were asked for. A program
+/// that has only just begun does not listen for SIGTERM yet.
 fn unexpected(status: ExitStatus, may_end: bool) -> Option<String> {
     match (status.code(), status.signal()) {
-        (Some(0), _) | (_, Some(libc::SIGKILL | libc::SIGTERM)) if may_end => None,
+        (Some(0 | 130), _) | (_, Some(libc::SIGKILL | libc::SIGTERM)) if may_end => None,
         _ => Some(format!("ended by itself: {status}")),
     }
 }
