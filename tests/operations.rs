@@ -245,6 +245,19 @@ on_both_servers! {
         assert!(sums.contains(&["4", "3", "0", "1"].map(str::to_owned).to_vec()), "{sums:?}");
     }
 
+    // Proves: P1
+    async fn a_version_of_a_lower_partition_and_offset_wins_by_its_time(server) {
+        let mut rig = Rig::new(server, Variant::default()).await;
+        let elsewhere = |record| OwnedRecord { partition: 1, ..record };
+        rig.write([event("bob", "DE", 1), event("bob", "DE", 2), event("ann", "DE", 3)].map(elsewhere)).await;
+        rig.catch_up("first", LONG).await;
+        // Newer, although both its partition and its offset are lower.
+        rig.write([event("ann", "FR", 4)]).await;
+        rig.catch_up("second", LONG).await;
+        let sql = "SELECT country, cdc_ts DIV 1000000000, cdc_partition, cdc_offset FROM enriched_user WHERE user_id = 'ann'";
+        assert_eq!(rig.database.rows(sql).await, [["FR", "1700000004", "0", "0"]]);
+    }
+
     // Proves: P1, P3
     async fn a_position_set_back_by_hand_writes_the_same_versions_again(server) {
         let mut rig = Rig::new(server, Variant::default()).await;
