@@ -12,7 +12,7 @@
 
 export AFTERIMAGE_CACHE ?= $(HOME)/.cache/afterimage
 # For chaos and soak: handed on to the tests only where they are given.
-export RUNS SEED JOBS MINUTES
+export RUNS SEED JOBS SHARED MINUTES
 export CARGO_TARGET_DIR ?= $(AFTERIMAGE_CACHE)/target
 # Tests of faults mostly wait: more of them at a time than there are processors.
 export RUST_TEST_THREADS ?= 8
