@@ -239,15 +239,15 @@ async fn a_compacted_topic_is_read_across_its_holes_to_its_very_end() {
     };
     rig.write((0..300).map(padding)).await;
     let until = std::time::Instant::now() + LONG;
-    let there = loop {
+    loop {
         let there = rig.broker.records(&rig.topic, 0).await;
         let holes = there.windows(2).any(|pair| pair[1] > pair[0] + 1);
         if holes && there.len() < 3_000 {
-            break there;
+            break;
         }
         assert!(std::time::Instant::now() < until, "not compacted: {} records, holes: {holes}", there.len());
         tokio::time::sleep(Duration::from_millis(500)).await;
-    };
+    }
     let producer = rig.broker.transactional_producer().await;
     producer.abort(&rig.topic, vec![message(&change(0, None, Some("ghost"), 90))]).await;
     // What was compacted away is no part of the story any more.
