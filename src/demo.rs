@@ -122,7 +122,7 @@ async fn set_up(home: &Path, server: &PrivateServer, broker: &EmbeddedBroker) ->
     for (file, text) in playground::SHIPPED {
         write(&home.join(file), text)?;
     }
-    write(&home.join("mysql-password"), server.password())?;
+    playground::write_secret(&home.join("mysql-password"), server.password())?;
     let path = home.join("afterimage.toml");
     let text = format!(
         "[kafka]\nbrokers = \"{}\"\n\n[mysql]\nurl = \"mysql://{}@127.0.0.1:{}/afterimage\"\npassword_file = \"mysql-password\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n[pipelines.users]\ntopic = \"{TOPIC}\"\n\

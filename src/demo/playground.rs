@@ -3,8 +3,9 @@
 //! The folder gets everything that stands beside a config, and `events.ndjson`, a recording of what was streamed. Changes go on
 //! trickling in, and half of them now carry a field that no schema knows.
 
-use std::fs::File;
-use std::io::BufWriter;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,6 +47,14 @@ pub(super) fn empty_folder(folder: &Path) -> Result<PathBuf> {
 
 fn unusable(folder: &Path) -> Error {
     Error::new(Kind::Config, format!("the folder {} can't be used", folder.display()))
+}
+
+/// A file that nobody else may read.
+pub(super) fn write_secret(path: &Path, secret: &str) -> Result<()> {
+    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    written
+        .and_then(|mut file| file.write_all(secret.as_bytes()))
+        .map_err(|error| trouble(format!("cannot write {}", path.display())).source(error))
 }
 
 /// Records what was streamed, serves HTTP, and lets `more` trickle in until somebody ends it.
