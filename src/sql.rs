@@ -21,6 +21,7 @@ mod fit;
 mod fold;
 mod held;
 mod keys;
+mod latest_rule;
 mod locate;
 mod lookup;
 mod lookup_file;

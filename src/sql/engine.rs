@@ -39,7 +39,7 @@ pub struct Engine {
     spec: ModelSpec,
     task: Arc<TaskContext>,
     /// In running order.
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     events: Arc<Slot>,
     held: Arc<Slot>,
     known: Arc<Slot>,
