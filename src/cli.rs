@@ -81,6 +81,9 @@ pub struct CheckArgs {
     /// Ask the brokers and MySQL as well: topics, privileges, the target's columns.
     #[arg(long)]
     pub online: bool,
+    /// Say what a code means, with an example and what to do; without a code, list all.
+    #[arg(long, value_name = "CODE", num_args = 0..=1, default_missing_value = "", conflicts_with = "online")]
+    pub explain: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -307,6 +310,8 @@ mod tests {
             "afterimage run",
             "afterimage run --config a.toml --until-caught-up",
             "afterimage check -c a.toml --format json --online",
+            "afterimage check --explain",
+            "afterimage check --explain AI0118",
             "afterimage preview --pipeline users --events e.ndjson",
             "afterimage migrate --dry-run",
             "afterimage status --format json",

@@ -44,7 +44,7 @@ use crate::hold::HoldSet;
 use crate::position::{Partition, Position};
 use crate::work::Refusal;
 
-pub use engine::Engine;
+pub use engine::{Engine, Examined};
 pub use models::{Model, Models};
 
 /// Which order decides between two events of a key.
