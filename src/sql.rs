@@ -24,7 +24,6 @@ mod keys;
 mod latest_rule;
 mod locate;
 mod lookup;
-mod lookup_file;
 mod models;
 mod output;
 mod parse;
@@ -37,6 +36,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
@@ -46,6 +46,7 @@ use crate::work::Refusal;
 
 pub use engine::{Engine, Examined};
 pub use keys::row_keys;
+pub use lookup::LookupTable;
 pub use models::{Model, Models};
 
 /// Which order decides between two events of a key.
@@ -88,6 +89,8 @@ pub enum LookupFrom {
     File(PathBuf),
     /// Rows that were read elsewhere, e.g. by a query on MySQL.
     Table(RecordBatch),
+    /// A table that is loaded already.
+    Loaded(Arc<LookupTable>),
 }
 
 /// One batch and what is known about its records.
