@@ -107,6 +107,13 @@ pub(crate) struct Reading {
     pub(crate) inner: Vec<Reading>,
 }
 
+impl Reading {
+    /// Whether it, or anything inside of it, has a default.
+    fn has_default(&self) -> bool {
+        self.default.is_some() || self.inner.iter().any(Self::has_default)
+    }
+}
+
 impl SourceSchema {
     /// Reads the newest version in `dir`.
     pub fn load(dir: &Path) -> Result<Self, Vec<Diagnostic>> {
@@ -186,7 +193,8 @@ pub fn image_fields(schema: &SourceSchema) -> Fields {
     schema.fields.iter().map(|field| nullable(field)).collect()
 }
 
-fn nullable(field: &Field) -> Field {
+/// `field`, and whatever is inside of it, as it stands in an image.
+pub(crate) fn nullable(field: &Field) -> Field {
     let data_type = match field.data_type() {
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| nullable(field)).collect()),
         DataType::List(items) => DataType::List(Arc::new(nullable(items))),

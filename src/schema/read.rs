@@ -219,11 +219,17 @@ impl<'t> Reader<'t> {
         if parts.data_type.is_none() {
             self.fault("AI0204", raw, format!("the items of \"{list}\" have no `type`"), "e.g. \"type\": \"utf8\"");
         }
-        if let Some((key, _, raw)) = parts.metadata.iter().find(|(key, ..)| key == "aliases" || key == "default") {
-            let what = format!("`{key}` of the items of \"{list}\": items have no name and are never missing");
+        if let Some((_, _, raw)) = parts.metadata.iter().find(|(key, ..)| key == "aliases") {
+            let what = format!("`aliases` of the items of \"{list}\", which have no name");
             self.fault("AI0211", raw, what, "leave it out");
         }
-        self.build(ITEM, parts, &format!("{path}[]"), level + 1)
+        let (field, reading) = self.build(ITEM, parts, &format!("{path}[]"), level + 1)?;
+        // One default stands for any number of items: a short event could grow beyond any bound.
+        if reading.has_default() {
+            let what = format!("a `default` inside of the items of \"{list}\"");
+            self.fault("AI0211", raw, what, "leave it out: COALESCE in the SQL does the same");
+        }
+        Some((field, reading))
     }
 
     fn scalar(&mut self, name: &str, raw: &'t str) -> Option<DataType> {
