@@ -82,8 +82,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    pub const ALL: [Self; 6] =
-        [Self::Drop, Self::Narrow, Self::Retype, Self::Require, Self::Unalias, Self::Redefault];
+    pub const ALL: [Self; 6] = [Self::Drop, Self::Narrow, Self::Retype, Self::Require, Self::Unalias, Self::Redefault];
 
     pub fn name(self) -> &'static str {
         match self {

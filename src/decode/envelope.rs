@@ -37,7 +37,12 @@ pub(super) struct Event {
 
 impl Reader {
     pub(super) fn new(schema: &SourceSchema, timestamp_unit: TimestampUnit) -> Self {
-        Self { shape: Shape::new(&schema.fields, &schema.reading), timestamp_unit, unmapped: Unmapped::default(), seen: Seen::default() }
+        Self {
+            shape: Shape::new(&schema.fields, &schema.reading),
+            timestamp_unit,
+            unmapped: Unmapped::default(),
+            seen: Seen::default(),
+        }
     }
 
     /// Bytes that defaults may add to one event.

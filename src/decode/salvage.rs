@@ -84,7 +84,8 @@ fn image(shape: &Shape, raw: Option<&str>, rows: &mut Rows, which: Which) -> Rea
         let is_value = match raw {
             None => image.push_missing(index, shape),
             Some(raw) => {
-                let pushed = raw != "null" && image.column(index).is_some_and(|column| column.push(raw, &mut Trail::default()).is_ok());
+                let pushed = raw != "null"
+                    && image.column(index).is_some_and(|column| column.push(raw, &mut Trail::default()).is_ok());
                 if !pushed && let Some(column) = image.column(index) {
                     column.push_null();
                 }

@@ -74,9 +74,8 @@ pub fn infer<'a>(
     }
     if row.members().next().is_none() {
         let what = format!("no row in {} events", read + skipped);
-        return Err(Error::new(Kind::Config, what).remedy(
-            "events look like {\"op\":\"c\",\"before\":null,\"after\":{..},\"timestamp\":..}, one per line",
-        ));
+        return Err(Error::new(Kind::Config, what)
+            .remedy("events look like {\"op\":\"c\",\"before\":null,\"after\":{..},\"timestamp\":..}, one per line"));
     }
     let mut notes = Vec::new();
     let mut added = Vec::new();
@@ -85,7 +84,10 @@ pub fn infer<'a>(
         None => {
             let fields = decide::fields(&row, "", &mut notes);
             added.extend(fields.iter().map(|field| field.name().clone()));
-            fields.into_iter().map(|field| if is_key(field.name(), key) { required(field, &row, &mut notes) } else { field }).collect()
+            fields
+                .into_iter()
+                .map(|field| if is_key(field.name(), key) { required(field, &row, &mut notes) } else { field })
+                .collect()
         }
     };
     if known.is_none() && !fields.iter().any(|field| is_key(field.name(), key)) && !key.is_empty() {
@@ -133,7 +135,8 @@ fn is_key(field: &str, key: &[String]) -> bool {
 }
 
 fn required(field: Field, row: &Seen, notes: &mut Vec<String>) -> Field {
-    let lacking = row.members().find(|(name, _)| *name == field.name()).map_or(0, |(_, seen)| row.rows() - seen.values());
+    let lacking =
+        row.members().find(|(name, _)| *name == field.name()).map_or(0, |(_, seen)| row.rows() - seen.values());
     if lacking > 0 {
         notes.push(format!("`{}` is the key, but {lacking} rows lack it: those events are refused", field.name()));
     }

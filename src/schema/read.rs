@@ -107,8 +107,7 @@ impl<'t> Reader<'t> {
             };
             self.fault("AI0204", raw, "`fields` is empty", help);
         }
-        let entries: Vec<_> =
-            elements.into_iter().filter_map(|element| self.field(element, path, level)).collect();
+        let entries: Vec<_> = elements.into_iter().filter_map(|element| self.field(element, path, level)).collect();
         self.refuse_shared_names(&entries);
         entries
     }
@@ -384,8 +383,7 @@ impl<'t> Reader<'t> {
 
 const STRUCT_HELP: &str = r#"e.g. "fields": [{ "name": "zip", "type": "utf8" }]"#;
 const LIST_HELP: &str = r#"e.g. "items": { "type": "utf8" }"#;
-const BREAKING_HELP: &str =
-    r#"write what happens to which field, and why, e.g. "drop phone: the product is gone"; the verbs are drop, narrow, retype, require, unalias, redefault"#;
+const BREAKING_HELP: &str = r#"write what happens to which field, and why, e.g. "drop phone: the product is gone"; the verbs are drop, narrow, retype, require, unalias, redefault"#;
 
 /// Verb, field and reason of an entry of `breaking`.
 fn breaking(text: &str) -> Option<(Verb, String, String)> {

@@ -155,4 +155,3 @@ fn suggestion(name: &str) -> Option<&'static str> {
         other => crate::diagnostic::did_you_mean(other, TYPES.into_iter().chain(["struct", "list"])),
     }
 }
-

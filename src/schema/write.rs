@@ -36,7 +36,8 @@ impl SourceSchema {
 
 fn list(fields: &[FieldRef], indent: usize) -> String {
     let pad = " ".repeat(indent);
-    let entries: Vec<String> = fields.iter().map(|field| format!("{pad}  {}", entry(field, true, indent + 2))).collect();
+    let entries: Vec<String> =
+        fields.iter().map(|field| format!("{pad}  {}", entry(field, true, indent + 2))).collect();
     format!("[\n{}\n{pad}]", entries.join(",\n"))
 }
 
@@ -71,11 +72,12 @@ fn entry(field: &Field, named: bool, indent: usize) -> String {
 }
 
 fn metadata(field: &Field) -> Option<String> {
-    let mut entries: Vec<(&String, &String)> =
-        field.metadata().iter().filter(|(key, _)| !is_mark(key)).collect();
+    let mut entries: Vec<(&String, &String)> = field.metadata().iter().filter(|(key, _)| !is_mark(key)).collect();
     let rank = |key: &str| ORDER.iter().position(|known| *known == key).unwrap_or(ORDER.len());
     entries.sort_by_key(|(key, _)| (rank(key), *key));
-    let entries: Vec<String> =
-        entries.iter().map(|(key, value)| format!("{}: {}", Value::from(key.as_str()), Value::from(value.as_str()))).collect();
+    let entries: Vec<String> = entries
+        .iter()
+        .map(|(key, value)| format!("{}: {}", Value::from(key.as_str()), Value::from(value.as_str())))
+        .collect();
     (!entries.is_empty()).then(|| format!("\"metadata\": {{ {} }}", entries.join(", ")))
 }

@@ -4,6 +4,7 @@ mod batches;
 mod checks;
 mod fold;
 mod lookups;
+mod nested;
 mod reuse;
 
 use std::collections::{BTreeMap, HashSet};

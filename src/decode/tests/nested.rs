@@ -63,7 +63,9 @@ fn structs_and_lists_are_read_at_every_depth() {
 
 #[test]
 fn json_is_kept_as_it_was_written() {
-    for text in [r#"{"b": 1.50,  "a":[1e2, "\u00e9"], "b":null}"#, "[ ]", "-0.0", r#""x""#, "true", "1.000000000000000000001"] {
+    for text in
+        [r#"{"b": 1.50,  "a":[1e2, "\u00e9"], "b":null}"#, "[ ]", "-0.0", r#""x""#, "true", "1.000000000000000000001"]
+    {
         let payload = event(&format!(r#"{{"id":1,"extra":{text}}}"#));
         let decoded = decode(&orders(), &[payload.as_bytes()]);
         let after = decoded.events.column_by_name("after").unwrap().as_struct();
@@ -78,13 +80,29 @@ fn a_wrong_value_inside_refuses_the_event_with_its_path() {
         (r#"{"id":1,"address":{"zip":7}}"#, "after.address.zip", "is a number, utf8 is expected"),
         (r#"{"id":1,"address":{}}"#, "after.address.zip", "is missing"),
         (r#"{"id":1,"address":{"zip":null}}"#, "after.address.zip", "is null, but may not be"),
-        (r#"{"id":1,"address":{"zip":"1","plz":"2"}}"#, "after.address.zip", "stands there twice, under one name or under an alias"),
-        (r#"{"id":1,"address":{"zip":"1","geo":{"lat":"x"}}}"#, "after.address.geo.lat", "is a string, float64 is expected"),
+        (
+            r#"{"id":1,"address":{"zip":"1","plz":"2"}}"#,
+            "after.address.zip",
+            "stands there twice, under one name or under an alias",
+        ),
+        (
+            r#"{"id":1,"address":{"zip":"1","geo":{"lat":"x"}}}"#,
+            "after.address.geo.lat",
+            "is a string, float64 is expected",
+        ),
         (r#"{"id":1,"address":[]}"#, "after.address", "is an array, struct is expected"),
         (r#"{"id":1,"tags":["a",null]}"#, "after.tags[2]", "is null, but may not be"),
         (r#"{"id":1,"tags":"a"}"#, "after.tags", "is a string, list is expected"),
-        (r#"{"id":1,"lines":[{},{"prices":[1,0.001]}]}"#, "after.lines[2].prices[2]", "has more digits than its type holds exactly, decimal128(10,2) is expected"),
-        (r#"{"id":1,"extra":{"a":["\ud800"]}}"#, "after.extra", "holds an escape that is no character, json is expected"),
+        (
+            r#"{"id":1,"lines":[{},{"prices":[1,0.001]}]}"#,
+            "after.lines[2].prices[2]",
+            "has more digits than its type holds exactly, decimal128(10,2) is expected",
+        ),
+        (
+            r#"{"id":1,"extra":{"a":["\ud800"]}}"#,
+            "after.extra",
+            "holds an escape that is no character, json is expected",
+        ),
     ] {
         let (found, text) = fault(after);
         assert_eq!(found, column);
@@ -135,9 +153,8 @@ fn nested() -> impl Strategy<Value = Value> {
     let text = proptest::option::of("[a-z\"\\\\\u{e9}\u{1f600}]{0,6}");
     // Sums of powers of two: the tests' own reader of JSON is no exact one.
     let lat = proptest::option::of((-1_000_000..1_000_000).prop_map(|lat| f64::from(lat) / 64.0));
-    let address = ("[0-9]{1,5}", text.clone(), lat).prop_map(
-        |(zip, city, lat)| json!({ "zip": zip, "city": city, "geo": lat.map(|lat| json!({ "lat": lat })) }),
-    );
+    let address = ("[0-9]{1,5}", text.clone(), lat)
+        .prop_map(|(zip, city, lat)| json!({ "zip": zip, "city": city, "geo": lat.map(|lat| json!({ "lat": lat })) }));
     let line = (text, proptest::option::of(proptest::collection::vec(proptest::option::of(-99_999_i64..99_999), 0..4)))
         .prop_map(|(sku, prices)| json!({ "sku": sku, "prices": prices }));
     let lines = proptest::option::of(proptest::collection::vec(proptest::option::of(line), 0..4));
@@ -148,9 +165,11 @@ fn nested() -> impl Strategy<Value = Value> {
 /// `value` without members that are null.
 fn without_nulls(value: &Value) -> Value {
     match value {
-        Value::Object(members) => {
-            members.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), without_nulls(value))).collect()
-        }
+        Value::Object(members) => members
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name.clone(), without_nulls(value)))
+            .collect(),
         Value::Array(items) => items.iter().map(without_nulls).collect(),
         Value::Number(number) => json!(number.as_f64()),
         other => other.clone(),

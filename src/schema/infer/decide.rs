@@ -46,8 +46,7 @@ pub(super) fn extend(
         }
         extended.push(grown);
     }
-    let is_known =
-        |name: &str| known.iter().zip(readings).any(|(field, reading)| answers_to(field, reading, name));
+    let is_known = |name: &str| known.iter().zip(readings).any(|(field, reading)| answers_to(field, reading, name));
     for (name, member) in seen.members().filter(|(name, _)| !is_known(name)) {
         let path = join(path, name);
         // A new field is lacking in every older event.
@@ -181,10 +180,9 @@ fn number(seen: &Seen, path: &str, notes: &mut Vec<String>) -> Decided {
         };
     }
     match decimal(digits) {
-        Some(data_type) if !numbers.exponents && MONEY_DIGITS.contains(&numbers.scale) => Decided {
-            remark: Some(format!("Up to {} digits after the point.", numbers.scale)),
-            ..plain(data_type)
-        },
+        Some(data_type) if !numbers.exponents && MONEY_DIGITS.contains(&numbers.scale) => {
+            Decided { remark: Some(format!("Up to {} digits after the point.", numbers.scale)), ..plain(data_type) }
+        }
         _ if numbers.double => plain(DataType::Float64),
         Some(data_type) if !numbers.exponents => plain(data_type),
         _ => too_long(path, notes),

@@ -92,7 +92,16 @@ pub(super) struct Numbers {
 
 impl Default for Numbers {
     fn default() -> Self {
-        Self { count: 0, whole: true, exponents: false, scale: 0, digits: 0, signed: true, unsigned: true, double: true }
+        Self {
+            count: 0,
+            whole: true,
+            exponents: false,
+            scale: 0,
+            digits: 0,
+            signed: true,
+            unsigned: true,
+            double: true,
+        }
     }
 }
 
@@ -107,9 +116,8 @@ impl Numbers {
         self.digits = self.digits.max(whole.trim_start_matches('-').trim_start_matches('0').len());
         self.signed &= raw.parse::<i64>().is_ok();
         self.unsigned &= raw.parse::<u64>().is_ok();
-        self.double &= values::float64(raw).is_ok_and(|value| {
-            values::significant_digits(&format!("{value:e}")) == values::significant_digits(raw)
-        });
+        self.double &= values::float64(raw)
+            .is_ok_and(|value| values::significant_digits(&format!("{value:e}")) == values::significant_digits(raw));
     }
 }
 
