@@ -25,6 +25,7 @@ mod latest_rule;
 mod locate;
 mod lookup;
 mod models;
+mod nested;
 mod output;
 mod parse;
 mod plan;
