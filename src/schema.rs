@@ -64,7 +64,7 @@ impl SourceSchema {
 }
 
 /// The version file in `dir` with the highest number.
-fn newest(dir: &Path) -> Result<(u32, PathBuf), Vec<Diagnostic>> {
+pub(crate) fn newest(dir: &Path) -> Result<(u32, PathBuf), Vec<Diagnostic>> {
     let unreadable = |error: std::io::Error| {
         vec![
             Diagnostic::error("AI0201", format!("the folder of schema files can't be read: {error}"))
