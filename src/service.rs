@@ -17,7 +17,7 @@ use crate::decode::{DecodeOptions, Decoder, TimestampUnit, events_schema};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
-use crate::generation::Generation;
+use crate::generation::{Fingerprint, Generation};
 use crate::pipeline::health::{Health, State};
 use crate::pipeline::reload::{Definition, Reload};
 use crate::pipeline::{BreakerLimits, Ended, Lookup, Lookups, Origin, Pipeline, Settings, Stations};
@@ -32,8 +32,26 @@ mod definition;
 mod standby;
 mod watch;
 
+pub use self::watch::define_anew as define;
+
 /// How one pipeline ended.
 pub type Outcome = (String, Result<Ended>);
+
+/// What tells the definition of a pipeline, as its files are now, from all others.
+pub fn fingerprint(pipeline: &config::Pipeline) -> Fingerprint {
+    definition::marks(pipeline).whole
+}
+
+/// This process as an owner of a pipeline's partitions; of no generation yet.
+pub fn owner(pipeline: &config::Pipeline) -> Owner {
+    Owner {
+        pipeline: pipeline.name.clone(),
+        topic: pipeline.topic.clone(),
+        token: rand::RngExt::random(&mut rand::rng()),
+        name: instance_name(),
+        generation: Generation::default(),
+    }
+}
 
 /// All pipelines of a config, running.
 pub struct Service {
@@ -243,13 +261,6 @@ fn on_own_runtime(plan: Plan, health: Health, stop: signal::Receiver<bool>) -> R
 
 async fn assemble_and_run(plan: Plan, health: Health, mut stop: signal::Receiver<bool>) -> Result<Ended> {
     let Plan { config, pipeline, until_caught_up, look } = plan;
-    let owner = Owner {
-        pipeline: pipeline.name.clone(),
-        topic: pipeline.topic.clone(),
-        token: rand::RngExt::random(&mut rand::rng()),
-        name: instance_name(),
-        generation: Generation::default(),
-    };
     // Before the files are read: what changes from here on is a change.
     let judged = definition::judged(&pipeline);
     let Some(first) = first_definition(&config, &pipeline, &health, &mut stop).await? else {
@@ -262,14 +273,12 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: signal::Receiver
     };
     loop {
         if !until_caught_up {
-            let mut standby =
-                Standby { config: &config, pipeline: &pipeline, owner: &owner, health: &health, stop: &mut stop };
+            let mut standby = Standby { config: &config, pipeline: &pipeline, health: &health, stop: &mut stop };
             definition = standby.turn(definition, &mut reload).await;
         }
         let Some(current) = definition.take() else { return Ok(Ended::Stopped) };
         // Each run of the pipeline is another owner.
-        let owner = Owner { token: rand::RngExt::random(&mut rand::rng()), ..owner.clone() };
-        let stations = stations(&config, &pipeline, owner, current)?;
+        let stations = stations(&config, &pipeline, owner(&pipeline), current)?;
         let settings = settings(&pipeline, until_caught_up);
         let (ended, line) = Pipeline::new(settings, stations, health.clone(), stop.clone(), reload).run().await;
         match ended {

@@ -12,7 +12,6 @@ use crate::generation::Fingerprint;
 use crate::pipeline::health::{FileState, Health, State};
 use crate::pipeline::reload::{Definition, Reload, Seen, refuse};
 use crate::sink::generations;
-use crate::sink::positions::Owner;
 use crate::sink::session::Connector;
 
 /// Between two looks at what is registered.
@@ -21,7 +20,6 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Standby<'a> {
     pub config: &'a Config,
     pub pipeline: &'a config::Pipeline,
-    pub owner: &'a Owner,
     pub health: &'a Health,
     pub stop: &'a mut watch::Receiver<bool>,
 }
@@ -39,7 +37,7 @@ impl Standby<'_> {
                 waited = false;
             }
             if let Some(found) = definition.take() {
-                match outdated_by(&connector, self.owner, found.marks.whole).await {
+                match outdated_by(&connector, self.pipeline, found.marks.whole).await {
                     Ok(Some((ours, newest))) => {
                         let error = generations::outdated(&self.pipeline.name, ours, newest);
                         self.health.enter(State::Waiting, &error.to_string());
@@ -84,7 +82,11 @@ impl Standby<'_> {
     }
 }
 
-async fn outdated_by(connector: &Connector, owner: &Owner, whole: Fingerprint) -> Result<Option<(i64, i64)>> {
+async fn outdated_by(
+    connector: &Connector,
+    pipeline: &config::Pipeline,
+    whole: Fingerprint,
+) -> Result<Option<(i64, i64)>> {
     let mut session = connector.connect().await?;
-    owner.outdated_by(&mut session, whole).await
+    super::owner(pipeline).outdated_by(&mut session, whole).await
 }
