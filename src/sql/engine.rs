@@ -265,6 +265,15 @@ impl Engine {
         self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table())).collect()
     }
 
+    /// Takes the rows that the lookups of `other` hold now; where the columns are others, its own stay.
+    pub fn share_lookups(&mut self, other: &Self) {
+        for lookup in &self.lookups {
+            if let Some(theirs) = other.lookups.iter().find(|theirs| theirs.name == lookup.name) {
+                lookup.share(theirs);
+            }
+        }
+    }
+
     fn lookup(&self, name: &str) -> Result<&Lookup, Vec<Diagnostic>> {
         let lookup = self.lookups.iter().find(|lookup| lookup.name == name);
         lookup.ok_or_else(|| vec![Diagnostic::error("AI0301", format!("there is no lookup {name:?}"))])
