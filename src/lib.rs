@@ -41,3 +41,4 @@ pub mod sql;
 pub mod target;
 pub mod telemetry;
 pub mod work;
+pub mod workbench;

@@ -1,0 +1,2 @@
+//! The workbench (placeholder until bench's arrives).
+pub mod events;
