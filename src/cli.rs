@@ -17,6 +17,7 @@ pub mod migrate;
 pub mod preview;
 pub mod quarantine;
 pub mod run;
+mod show;
 pub mod status;
 
 /// Keeps MySQL tables equal to the latest state of change topics in Kafka: exactly once, in order per key, by SQL that
