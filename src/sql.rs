@@ -45,6 +45,7 @@ use crate::position::{Partition, Position};
 use crate::work::Refusal;
 
 pub use engine::Engine;
+pub use keys::row_keys;
 pub use models::{Model, Models};
 
 /// Which order decides between two events of a key.

@@ -154,6 +154,11 @@ impl Engine {
         }
     }
 
+    /// Key columns of the target, in order.
+    pub fn key(&self) -> &[String] {
+        &self.spec.key
+    }
+
     /// The target that `latest` asks for: texts as `VARCHAR(255)`, numbers, dates and times exactly. Key columns of text still
     /// need a collation that tells all texts apart, which whoever writes the DDL adds.
     pub fn derive_target(&self, table: &str) -> Target {
