@@ -107,7 +107,8 @@ async fn keys(
     target: &Target,
     rows: &RecordBatch,
 ) -> Result<BTreeMap<String, StoredKey>> {
-    let unwritable = |fault: super::RowFault| Error::new(Kind::Bug, format!("a key can't be written: {}", fault.reason));
+    let unwritable =
+        |fault: super::RowFault| Error::new(Kind::Bug, format!("a key can't be written: {}", fault.reason));
     let keys = Keys::new(target, rows).map_err(unwritable)?;
     let mut conditions: BTreeMap<String, String> = BTreeMap::new();
     for row in 0..rows.num_rows() {

@@ -291,13 +291,8 @@ mod tests {
 
     #[test]
     fn partitions_are_interleaved_by_time_and_each_keeps_its_order() {
-        let record = |partition, offset, timestamp_ms| OwnedRecord {
-            partition,
-            offset,
-            timestamp_ms,
-            key: None,
-            value: None,
-        };
+        let record =
+            |partition, offset, timestamp_ms| OwnedRecord { partition, offset, timestamp_ms, key: None, value: None };
         let read: ByPartition = [
             (0, vec![record(0, 5, Some(30)), record(0, 6, Some(10)), record(0, 7, Some(40))]),
             (1, vec![record(1, 1, Some(20)), record(1, 2, Some(35)), record(1, 3, None)]),

@@ -101,7 +101,11 @@ mod tests {
             ("amount", Arc::new(decimal), true),
             ("share", Arc::new(Float64Array::from(vec![0.5, f64::NAN])), true),
             ("yes", Arc::new(BooleanArray::from(vec![true, false])), true),
-            ("at", Arc::new(TimestampNanosecondArray::from(vec![1_700_000_000_123_000_000, 0]).with_timezone("UTC")), true),
+            (
+                "at",
+                Arc::new(TimestampNanosecondArray::from(vec![1_700_000_000_123_000_000, 0]).with_timezone("UTC")),
+                true,
+            ),
             ("bytes", Arc::new(BinaryArray::from(vec![b"\x00\xff".as_slice(), b""])), true),
             ("span", Arc::new(DurationSecondArray::from(vec![1, 2])), true),
             ("nothing", Arc::new(NullArray::new(2)), true),
@@ -111,13 +115,21 @@ mod tests {
 
     #[test]
     fn every_kind_of_value_has_a_line_of_json() {
-        insta::assert_snapshot!(json_lines(&rows()).unwrap().join("\n"), @"");
+        insta::assert_snapshot!(json_lines(&rows()).unwrap().join("\n"), @r#"
+        {"text":"a \"b\"\u001b","whole":18446744073709551615,"amount":1.50,"share":0.5,"yes":true,"at":"2023-11-14T22:13:20.123Z","bytes":"00ff","span":"PT1S","nothing":null}
+        {"text":null,"whole":0,"amount":null,"share":null,"yes":false,"at":"1970-01-01T00:00:00Z","bytes":"","span":"PT2S","nothing":null}
+        "#);
     }
 
     #[test]
     fn every_kind_of_value_has_a_text() {
         let mut out = Vec::new();
         grid(&rows(), 5).unwrap().write(&mut out, None).unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @"");
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r#"
+          text                        whole  amount  share  yes    at                        bytes  span  nothing
+          ───────────  ────────────────────  ──────  ─────  ─────  ────────────────────────  ─────  ────  ───────
+          a "b"\u{1b}  18446744073709551615    1.50    0.5  true   2023-11-14T22:13:20.123Z  00ff   PT1S  NULL
+          NULL                            0    NULL    NaN  false  1970-01-01T00:00:00Z             PT2S  NULL
+        "#);
     }
 }
