@@ -206,9 +206,12 @@ pub struct ExplainArgs {
     /// With events, rows and time of each model are measured.
     #[command(flatten)]
     pub events: EventsArgs,
-    /// Plans of this model only; may be given several times.
+    /// This model only, with its plans; may be given several times.
     #[arg(short, long, value_name = "NAME")]
     pub model: Vec<String>,
+    /// Show the logical and physical plan of every model.
+    #[arg(long)]
+    pub plans: bool,
     /// How often to run the events; the median counts. One run more comes before, to warm up.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,

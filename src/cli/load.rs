@@ -7,13 +7,14 @@ use std::path::Path;
 use arrow::array::RecordBatch;
 
 use super::{EventsArgs, Exit};
-use crate::config::{Config, LookupFrom, Pipeline, process_environment};
+use crate::config::{Config, LookupFrom, OnError, Pipeline, process_environment};
 use crate::diagnostic::{Diagnostic, did_you_mean, render};
 use crate::error::Error;
 use crate::generate::OwnedRecord;
 use crate::service;
 use crate::sink::session::Session;
 use crate::sql::explain::Explanation;
+use crate::workbench::Bench;
 use crate::workbench::events::Events;
 
 /// Reads the config; shows its warnings, or its faults and ends the command.
@@ -84,6 +85,18 @@ pub(super) async fn lookups(config: &Config, pipeline: &Pipeline) -> Result<BTre
         return Ok(BTreeMap::new());
     }
     service::read_tables(pipeline, &service::connector(config)).await.map_err(|error| fail(&error))
+}
+
+/// The pipeline without servers. One that stops at the first refused event would show nothing behind it: here it goes on.
+pub(super) async fn bench(
+    pipeline: &Pipeline,
+    lookups: &BTreeMap<String, RecordBatch>,
+) -> Result<(Bench, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let mut pipeline = pipeline.clone();
+    if pipeline.on_error == OnError::Stop {
+        pipeline.on_error = OnError::SkipEvent;
+    }
+    Bench::prepare(&pipeline, lookups).await
 }
 
 /// The events that the command line names; they must be named.

@@ -3,15 +3,13 @@
 //!
 //! This is where values may be shown.
 
-use std::collections::BTreeMap;
-
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 
 use super::show::Stopped;
 use super::show::files::FileFormat;
 use super::{Exit, PreviewArgs, PreviewFormat, load};
-use crate::config::{Config, OnError, Pipeline};
+use crate::config::{Config, Pipeline};
 use crate::error::{Error, Kind, Result};
 use crate::generate::OwnedRecord;
 use crate::workbench::effects::{Effect, effects};
@@ -83,7 +81,8 @@ async fn evaluate<'a>(
     events: &Events,
 ) -> std::result::Result<Preview<'a>, Exit> {
     let lookups = load::lookups(config, pipeline).await?;
-    let (mut bench, warnings) = prepare(pipeline, &lookups).await?;
+    let prepared = load::bench(pipeline, &lookups).await;
+    let (mut bench, warnings) = prepared.map_err(|faults| load::refuse(&faults))?;
     load::show(&warnings);
     let records = events.read(config, pipeline).await.map_err(|error| load::fail(&error))?;
     if records.is_empty() {
@@ -98,18 +97,6 @@ async fn evaluate<'a>(
     let (turns, effects) = turned.map_err(|error| load::fail(&error))?;
     let source = events.describe(pipeline);
     Ok(Preview { pipeline, source, records: records.len(), turns, effects, bench, online })
-}
-
-/// A pipeline that stops at the first refused event would show nothing behind it: here it goes on.
-async fn prepare(
-    pipeline: &Pipeline,
-    lookups: &BTreeMap<String, RecordBatch>,
-) -> std::result::Result<(Bench, Vec<crate::diagnostic::Diagnostic>), Exit> {
-    let mut pipeline = pipeline.clone();
-    if pipeline.on_error == OnError::Stop {
-        pipeline.on_error = OnError::SkipEvent;
-    }
-    Bench::prepare(&pipeline, lookups).await.map_err(|faults| load::refuse(&faults))
 }
 
 async fn fill(

@@ -211,13 +211,22 @@ impl Engine {
         let node = |index: usize, step: &Step| explain::model(step, self.routes.latest.contains(&index), &lookups);
         let models: Vec<_> = self.steps.iter().enumerate().map(|(index, step)| node(index, step)).collect();
         let read = |name: &str| models.iter().any(|model| model.reads.iter().any(|read| read == name));
-        let own = [(EVENTS, TableKind::Events), (HELD, TableKind::Engine), (KNOWN, TableKind::Engine)];
-        let own = own.into_iter().filter(|(name, _)| read(name));
-        let own = own.map(|(name, kind)| TableNode { name: name.to_owned(), kind, rows: None });
+        let own = [
+            (EVENTS, TableKind::Events, None),
+            (HELD, TableKind::Engine, Some(ENRICHED)),
+            (KNOWN, TableKind::Engine, Some(ACCEPTED)),
+        ];
+        let own = own.into_iter().filter(|(name, _, _)| read(name)).map(|(name, kind, made_from)| TableNode {
+            name: name.to_owned(),
+            kind,
+            rows: None,
+            made_from,
+        });
         let lookups = lookups.iter().map(|(name, rows)| TableNode {
             name: name.clone(),
             kind: TableKind::Lookup,
             rows: Some(*rows),
+            made_from: None,
         });
         Explanation { tables: own.chain(lookups).collect(), models }
     }

@@ -40,6 +40,8 @@ pub struct TableNode {
     pub kind: TableKind,
     /// Of a lookup.
     pub rows: Option<usize>,
+    /// The model from whose rows the engine makes it.
+    pub made_from: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

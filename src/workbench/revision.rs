@@ -32,9 +32,9 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// The path inside the repository that a copy stands for.
-    pub fn original<'a>(&self, path: &'a Path) -> Option<&'a Path> {
-        path.strip_prefix(self.folder.path()).ok()
+    /// `text` with git's own names (`HEAD:queries/latest.sql`) for the copies that it mentions.
+    pub fn renamed(&self, text: &str, revision: &str) -> String {
+        text.replace(&format!("{}/", self.folder.path().display()), &format!("{revision}:"))
     }
 }
 

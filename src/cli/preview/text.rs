@@ -89,7 +89,8 @@ fn quarantine(preview: &Preview<'_>, limit: usize, out: &mut impl Write) -> Resu
         *unmapped.entry(field).or_default() += count;
     }
     for (field, count) in unmapped {
-        writeln!(out, "no schema knows the field {}: {count} events carry it", harmless(field))?;
+        let events = counted(usize::try_from(count).unwrap_or(usize::MAX), "event");
+        writeln!(out, "no schema knows the field {}, which {events} had", harmless(field))?;
     }
     Ok(())
 }
