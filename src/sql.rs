@@ -22,6 +22,7 @@ mod fit;
 mod fold;
 mod held;
 mod keys;
+mod latest_rule;
 mod locate;
 mod lookup;
 mod lookup_file;
@@ -44,7 +45,7 @@ use crate::hold::HoldSet;
 use crate::position::{Partition, Position};
 use crate::work::Refusal;
 
-pub use engine::Engine;
+pub use engine::{Engine, Examined};
 pub use keys::row_keys;
 pub use models::{Model, Models};
 
