@@ -289,9 +289,8 @@ impl Engine {
 
     /// What the planner made of the models.
     pub fn explain(&self) -> Explanation {
-        let rows = |lookup: &Lookup| lookup.slot.batches().iter().map(RecordBatch::num_rows).sum::<usize>();
         let lookups: BTreeMap<String, usize> =
-            self.lookups.iter().map(|lookup| (lookup.name.clone(), rows(lookup))).collect();
+            self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table().num_rows())).collect();
         let node = |index: usize, step: &Step| explain::model(step, self.routes.latest.contains(&index), &lookups);
         let models: Vec<_> = self.steps.iter().enumerate().map(|(index, step)| node(index, step)).collect();
         let read = |name: &str| models.iter().any(|model| model.reads.iter().any(|read| read == name));
