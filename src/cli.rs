@@ -109,7 +109,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "PLACE", value_parser = place)]
     pub from: Option<Place>,
     /// Up to here, exclusively; up to the end without it.
-    #[arg(long, value_name = "PLACE", value_parser = place, requires = "from")]
+    #[arg(long, value_name = "PLACE", value_parser = place, requires = "from", conflicts_with_all = ["events", "topic_last"])]
     pub to: Option<Place>,
     /// Only this partition of the topic; may be given several times.
     #[arg(long, value_name = "N", conflicts_with = "events")]

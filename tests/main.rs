@@ -20,3 +20,4 @@ mod security;
 mod servers;
 mod source;
 mod support;
+mod workbench;

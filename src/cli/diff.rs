@@ -58,7 +58,7 @@ async fn diff(args: &DiffArgs) -> Result<Exit, Exit> {
     let events = load::events(&args.events)?;
     let old = old(args, pipeline)?;
     let lookups = load::lookups(&config, pipeline).await?;
-    let records = events.read(&config, pipeline).await.map_err(|error| load::fail(&error))?;
+    let records = events.read(&config, pipeline).await.map_err(|error| load::fail(&error))?.records;
     let source = events.describe(pipeline);
     if records.is_empty() {
         return Err(load::usage(&format!("{source} holds no events: nothing to compare by")));

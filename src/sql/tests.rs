@@ -2,6 +2,7 @@
 
 mod batches;
 mod checks;
+mod explain;
 mod fold;
 mod latest_rule;
 mod lookups;

@@ -34,8 +34,6 @@ use crate::work::Stage;
 pub struct Online {
     pub target: Target,
     keys: BTreeMap<Key, StoredKey>,
-    /// Where each partition is read up to.
-    pub next_offset: BTreeMap<Partition, i64>,
 }
 
 /// Whether the events are taken for news or for what the topic has held all along.
@@ -89,19 +87,17 @@ pub async fn fill(
     let stored = stored::read(session, &owner, &target, &rows, &partitions).await?;
     let texts = stored::key_texts(&target, &rows)?;
     let names: BTreeMap<String, Key> = texts.into_iter().zip(row_keys(&rows, target.key_len)?).collect();
-    let Stored { keys, pending, partitions } = stored;
+    let Stored { keys, pending, high_water_ns } = stored;
     let keys: BTreeMap<Key, StoredKey> =
         keys.into_iter().filter_map(|(text, stored)| Some((names.get(&text)?.clone(), stored))).collect();
     let mut tables = bench.empty()?;
     keep_rows(&mut tables, &keys)?;
     tables.quarantine = waiting(pending, batches, taken);
     if taken == As::News {
-        let known = partitions.iter().filter_map(|(partition, known)| Some((*partition, known.high_water_ns?)));
-        tables.high_water_ns = known.collect();
+        tables.high_water_ns = high_water_ns;
     }
     bench.start(tables);
-    let next_offset = partitions.into_iter().map(|(partition, known)| (partition, known.next_offset)).collect();
-    Ok(Online { target, keys, next_offset })
+    Ok(Online { target, keys })
 }
 
 /// All rows of `latest` that the batches could yield.
