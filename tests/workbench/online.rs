@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use afterimage::demo::server::PrivateServer;
-use afterimage::generate::OwnedRecord;
+use afterimage::generate::{OwnedRecord, Workload};
 use serde_json::Value;
 
 use super::{event, json_lines};
@@ -163,6 +163,24 @@ on_both_servers! {
         rig.workspace.write("queries/users/latest.sql", &latest.replace("1.5", "1.51").replace("[2, 3]", "[2, 4]"));
         let shown = preview(&rig, &["--topic-last", "9", "--format", "ndjson"]).await;
         assert_eq!(writes(&shown), expected(&[("ann", "update", "amount doc"), ("bob", "update", "amount doc")]));
+    }
+
+    async fn a_whole_workload_that_was_applied_changes_nothing_when_it_is_seen_again(server) {
+        let mut rig = Rig::new(server, Variant::default()).await;
+        let workload = Workload { events: 4_000, users: 900, partitions: 2, ..Workload::default() };
+        rig.write(workload.records()).await;
+        rig.catch_up("run", LONG).await;
+        let shown = preview(&rig, &["--topic-last", "4000", "--format", "ndjson", "--model", "metrics"]).await;
+        assert_eq!(shown.code(), 0, "{:?}", shown.stderr);
+        let found = writes(&shown);
+        let count = |what: &str| found.iter().filter(|(_, write, _)| write == what).count();
+        let rows = rig.database.number("SELECT COUNT(*) FROM enriched_user").await;
+        assert_eq!(i64::try_from(count("unchanged")).unwrap(), rows);
+        assert!(rows > 500 && count("absent") > 10, "{rows} rows prove little");
+        assert_eq!(count("unchanged") + count("absent"), found.len());
+        let sums = json_lines(&shown.stdout).into_iter().filter(|line| line["kind"] == "sums");
+        let held: i64 = sums.map(|line| line["sums"]["held"].as_i64().unwrap()).sum();
+        assert_eq!(held, rig.database.number("SELECT SUM(n_held) FROM afterimage_positions").await);
     }
 
     async fn a_table_that_cannot_be_read_is_named(server) {
