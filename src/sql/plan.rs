@@ -27,9 +27,11 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::latest_rule::LatestRule;
 use super::locate;
+use super::lookup::slot::{LookupProvider, LookupSlot};
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
 use super::slots::{Slot, SlotTable};
 use crate::diagnostic::Diagnostic;
+use crate::schema::{as_json, is_json};
 
 /// Rows per batch inside the SQL engine: best for caches, and how soon a query can be cancelled.
 const BATCH_ROWS: usize = 8192;
@@ -155,6 +157,12 @@ pub(super) fn register(session: &SessionContext, slot: &Arc<Slot>) -> Result<(),
     Ok(())
 }
 
+/// Makes a lookup readable by its name.
+pub(super) fn register_lookup(session: &SessionContext, slot: &Arc<LookupSlot>) -> Result<(), DataFusionError> {
+    session.register_table(TableReference::bare(slot.name()), Arc::new(LookupProvider(Arc::clone(slot))))?;
+    Ok(())
+}
+
 /// Plans the models of `order`; `fields` are names of struct fields that a model may mean.
 pub(super) async fn plan(
     session: &SessionContext,
@@ -250,7 +258,8 @@ fn double_names(file: &Path, sql: &str, schema: &Schema) -> Vec<Diagnostic> {
         .collect()
 }
 
-/// A model's columns as others read them: nullable, texts and bytes in one representation, `_error` a text even if always NULL.
+/// A model's columns as others read them: nullable, texts and bytes in one representation, JSON still marked as such, `_error` a
+/// text even if always NULL.
 fn slot_schema(schema: &Schema) -> SchemaRef {
     let fields: Vec<Field> = schema
         .fields()
@@ -260,7 +269,9 @@ fn slot_schema(schema: &Schema) -> SchemaRef {
                 ("_error", DataType::Null) => DataType::Utf8,
                 (_, other) => plain_type(other),
             };
-            Field::new(field.name(), kept, true)
+            let json = is_json(field);
+            let field = Field::new(field.name(), kept, true);
+            if json { as_json(field) } else { field }
         })
         .collect();
     Arc::new(Schema::new(fields))

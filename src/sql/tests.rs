@@ -6,6 +6,7 @@ mod explain;
 mod fold;
 mod latest_rule;
 mod lookups;
+mod nested;
 mod reuse;
 
 use std::collections::{BTreeMap, HashSet};

@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
-use arrow::compute::{cast, concat_batches};
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray, new_null_array};
+use arrow::compute::{can_cast_types, cast, concat_batches};
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 
@@ -18,6 +18,7 @@ use crate::config::Pipeline;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::generate::OwnedRecord;
+use crate::generation::Generation;
 use crate::hold::{Key, PendingState};
 use crate::position::{Partition, Position};
 use crate::sink::inspect;
@@ -74,7 +75,9 @@ pub async fn fill(
     batches: &[&[OwnedRecord]],
     taken: As,
 ) -> Result<Online, Refused> {
-    let target = inspect::target(session, &pipeline.table, &pipeline.key, None).await?.map_err(Refused::Faults)?;
+    let wanted = bench.engine_mut().derive_target(&pipeline.table);
+    let target = inspect::target(session, &pipeline.table, &pipeline.key, Some(&wanted)).await?;
+    let target = target.map_err(Refused::Faults)?.target;
     bench.engine_mut().set_target(target.clone()).map_err(Refused::Faults)?;
     bench.start(bench.empty()?);
     let rows = rows_to_come(bench, batches).await?;
@@ -82,8 +85,13 @@ pub async fn fill(
         batches.iter().flat_map(|batch| batch.iter()).map(|record| record.partition).collect();
     let partitions: Vec<Partition> = partitions.into_iter().collect();
     // Only the pipeline and the topic are read of it.
-    let owner =
-        Owner { pipeline: pipeline.name.clone(), topic: pipeline.topic.clone(), token: [0; 16], name: String::new() };
+    let owner = Owner {
+        pipeline: pipeline.name.clone(),
+        topic: pipeline.topic.clone(),
+        token: [0; 16],
+        name: String::new(),
+        generation: Generation::default(),
+    };
     let stored = stored::read(session, &owner, &target, &rows, &partitions).await?;
     let texts = stored::key_texts(&target, &rows)?;
     let names: BTreeMap<String, Key> = texts.into_iter().zip(row_keys(&rows, target.key_len)?).collect();
@@ -140,6 +148,9 @@ fn typed(values: &[&Value], kind: &DataType) -> Result<ArrayRef> {
     let bytes = values.iter().map(|value| value.as_deref());
     if *kind == DataType::Binary {
         return Ok(std::sync::Arc::new(bytes.collect::<BinaryArray>()));
+    }
+    if !can_cast_types(&DataType::Utf8, kind) {
+        return Ok(new_null_array(kind, values.len()));
     }
     let texts: StringArray = bytes.map(|bytes| bytes.map(String::from_utf8_lossy)).collect();
     cast(&texts, kind).map_err(|error| Error::new(Kind::Bug, format!("texts can't be read as {kind}")).source(error))
