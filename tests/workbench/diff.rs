@@ -130,6 +130,21 @@ fn columns_that_come_go_and_change_their_type_are_told() {
 }
 
 #[test]
+fn a_row_that_another_event_wrote_differs_in_its_version_alone() {
+    let workspace = repository();
+    let lines = [super::event("c", "7", "Ann", "DE", 0), super::event("u", "7", "Ann", "DE", 1)];
+    workspace.write("events.ndjson", &lines.join("\n"));
+    edit(&workspace, ENRICHED, "    CASE\n", "    CASE WHEN c._offset = 1 THEN 'the second one'\n");
+    let compared = workspace.run(&[&DIFF as &[&str], &["--format", "json"]].concat());
+    let document: Value = serde_json::from_str(&compared.stdout).unwrap();
+    let columns: Vec<&str> =
+        document["changed"].as_array().unwrap().iter().map(|column| column["column"].as_str().unwrap()).collect();
+    assert_eq!((compared.code(), columns), (1, vec!["cdc_ts", "cdc_offset"]));
+    let cell = &document["changed"][1]["samples"][0];
+    assert_eq!((&cell["old"], &cell["new"]), (&1.into(), &0.into()));
+}
+
+#[test]
 fn the_old_schema_and_lookup_are_those_of_the_revision() {
     let workspace = repository();
     let countries = std::fs::read_to_string(workspace.path().join("queries/users/lookups/countries.csv")).unwrap();
