@@ -15,6 +15,7 @@ mod operations;
 mod properties;
 mod protocol;
 mod road;
+mod schema;
 mod security;
 mod servers;
 mod source;
