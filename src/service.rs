@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::pipeline::health::Health;
 use crate::pipeline::{BreakerLimits, Ended, Lookup, Lookups, Origin, Pipeline, Settings, Stations};
-use crate::schema::SourceSchema;
+use crate::schema::{SourceSchema, compat};
 use crate::sink::positions::Owner;
 use crate::sink::session::{Address, Connector};
 use crate::sink::{self, Sink};
@@ -37,20 +37,59 @@ pub struct Service {
     pub health: Vec<Health>,
 }
 
-/// Loads schema and models of one pipeline and plans them; `tables` are lookups that were read elsewhere.
+/// Loads schema and models of one pipeline and plans them; `tables` are lookups that were read elsewhere, also such as have a file.
 pub async fn prepare(
     pipeline: &config::Pipeline,
     tables: &BTreeMap<String, arrow::array::RecordBatch>,
 ) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let schema = SourceSchema::load(&pipeline.schemas)?;
+    let examined = examine(pipeline, tables).await;
+    match (examined.schema, examined.engine) {
+        (Some(schema), Some(engine)) => Ok((schema, *engine, examined.faults)),
+        _ => Err(examined.faults),
+    }
+}
+
+/// What came of loading and planning one pipeline.
+#[derive(Debug, Default)]
+pub struct Examined {
+    pub schema: Option<SourceSchema>,
+    /// `None` where a fault refuses it, or something isn't known.
+    pub engine: Option<Box<Engine>>,
+    pub faults: Vec<Diagnostic>,
+    /// Models that couldn't be planned though nothing is said against them.
+    pub unplanned: Vec<String>,
+}
+
+/// As [`prepare`], as far as that is possible: a broken schema doesn't hide faults of models, nor an unread lookup those of others.
+pub async fn examine(pipeline: &config::Pipeline, tables: &BTreeMap<String, arrow::array::RecordBatch>) -> Examined {
+    // Every version counts: events of the older ones are in the topic still.
+    let mut faults = compat::check(&pipeline.schemas);
+    let schema = match SourceSchema::load(&pipeline.schemas) {
+        Ok(schema) => Some(schema),
+        Err(more) => {
+            faults.extend(more.into_iter().filter(|fault| !faults.contains(fault)).collect::<Vec<_>>());
+            None
+        }
+    };
+    let spec = model_spec(pipeline, tables);
+    let known = |name: &&str| !spec.lookups.iter().any(|lookup| lookup.name == **name);
+    let unknown: Vec<&str> = pipeline.lookups.keys().map(String::as_str).filter(known).collect();
+    let events = schema.as_ref().map(events_schema);
+    let examined = Engine::examine(&spec, events, &unknown, None).await;
+    faults.extend(examined.faults);
+    Examined { schema, engine: examined.engine, faults, unplanned: examined.unplanned }
+}
+
+fn model_spec(pipeline: &config::Pipeline, tables: &BTreeMap<String, arrow::array::RecordBatch>) -> ModelSpec {
     let lookups = pipeline.lookups.iter().filter_map(|(name, lookup)| {
-        let from = match &lookup.from {
-            config::LookupFrom::File(path) => LookupFrom::File(path.clone()),
-            config::LookupFrom::MySql { .. } => LookupFrom::Table(tables.get(name)?.clone()),
+        let from = match (&lookup.from, tables.get(name)) {
+            (_, Some(table)) => LookupFrom::Table(table.clone()),
+            (config::LookupFrom::File(path), None) => LookupFrom::File(path.clone()),
+            (config::LookupFrom::MySql { .. }, None) => return None,
         };
         Some(LookupSpec { name: name.clone(), key: lookup.key.clone(), from })
     });
-    let spec = ModelSpec {
+    ModelSpec {
         name: pipeline.name.clone(),
         queries: pipeline.queries.clone(),
         key: pipeline.key.clone(),
@@ -60,9 +99,7 @@ pub async fn prepare(
         },
         hold_keys: pipeline.on_error == config::OnError::HoldKey,
         lookups: lookups.collect(),
-    };
-    let (engine, warnings) = Engine::prepare(&spec, events_schema(&schema), None).await?;
-    Ok((schema, engine, warnings))
+    }
 }
 
 /// The decoder of one pipeline.

@@ -17,10 +17,12 @@ mod check;
 mod check_target;
 mod engine;
 mod evidence;
+pub mod explain;
 mod fit;
 mod fold;
 mod held;
 mod keys;
+mod latest_rule;
 mod locate;
 mod lookup;
 mod lookup_file;
@@ -44,7 +46,8 @@ use crate::hold::HoldSet;
 use crate::position::{Partition, Position};
 use crate::work::Refusal;
 
-pub use engine::Engine;
+pub use engine::{Engine, Examined};
+pub use keys::row_keys;
 pub use models::{Model, Models};
 
 /// Which order decides between two events of a key.

@@ -17,6 +17,7 @@ use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionContext;
 
 use super::bisect::Crash;
+use super::explain::{self, Explanation, TableKind, TableNode};
 use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
@@ -26,7 +27,7 @@ use super::plan::{self, ASSUMED_ROWS, Step};
 use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
 use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, nested, output};
-use crate::diagnostic::{Diagnostic, has_errors};
+use crate::diagnostic::{Diagnostic, Severity, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
 use crate::position::{Position, Version};
@@ -39,7 +40,7 @@ pub struct Engine {
     spec: ModelSpec,
     task: Arc<TaskContext>,
     /// In running order.
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     events: Arc<Slot>,
     held: Arc<Slot>,
     known: Arc<Slot>,
@@ -50,6 +51,24 @@ pub struct Engine {
     last_keys: Vec<ArrayRef>,
     /// The models' texts.
     texts: Vec<String>,
+}
+
+/// What came of planning and checking the models.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// Ready to run; `None` where a fault refuses it, or something isn't known.
+    pub engine: Option<Box<Engine>>,
+    pub faults: Vec<Diagnostic>,
+    /// Models that couldn't be planned though nothing is said against them: what they read has a fault, or isn't known.
+    pub unplanned: Vec<String>,
+}
+
+fn unplanned(models: &Models, steps: &[Step], faults: &[Diagnostic]) -> Vec<String> {
+    let blamed = |file: &Path| {
+        faults.iter().any(|fault| fault.severity == Severity::Error && fault.file.as_deref() == Some(file))
+    };
+    let open = models.models.iter().filter(|model| !steps.iter().any(|step| step.name == model.name));
+    open.filter(|model| !blamed(&model.file)).map(|model| model.name.clone()).collect()
 }
 
 /// Which steps must run, in order, to have the rows of a model.
@@ -79,30 +98,63 @@ impl Engine {
         events: SchemaRef,
         target: Option<&Target>,
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        let (models, mut faults) = Models::read(&spec.queries);
-        let lookups = lookup::load(spec, &models, &mut faults);
-        let session = plan::session().map_err(|error| vec![internal(&error)])?;
-        let fields = check::struct_fields(&events);
-        let events = Slot::new(EVENTS, events, ASSUMED_ROWS);
-        let mut tables = vec![EVENTS];
-        let slots = std::iter::once(&events).chain(lookups.iter().map(|lookup| &lookup.slot));
-        for slot in slots {
-            plan::register(&session, slot).map_err(|error| vec![internal(&error)])?;
+        let examined = Self::examine(spec, Some(events), &[], target).await;
+        match examined.engine {
+            Some(engine) => Ok((*engine, examined.faults)),
+            None => Err(examined.faults),
+        }
+    }
+
+    /// As [`prepare`](Self::prepare), as far as that is possible where the schema of the events or the columns of some lookups
+    /// (`unknown`, by name) aren't known.
+    pub async fn examine(
+        spec: &ModelSpec,
+        events: Option<SchemaRef>,
+        unknown: &[&str],
+        target: Option<&Target>,
+    ) -> Examined {
+        let mut examined = Examined::default();
+        match Self::planned(spec, events, unknown, target, &mut examined).await {
+            Ok(engine) => examined.engine = engine.filter(|_| !has_errors(&examined.faults)).map(Box::new),
+            Err(error) => examined.faults.push(internal(&error)),
+        }
+        examined
+    }
+
+    async fn planned(
+        spec: &ModelSpec,
+        events: Option<SchemaRef>,
+        unknown: &[&str],
+        target: Option<&Target>,
+        examined: &mut Examined,
+    ) -> Result<Option<Self>, DataFusionError> {
+        let faults = &mut examined.faults;
+        let (models, found) = Models::read(&spec.queries);
+        faults.extend(found);
+        let lookups = lookup::load(spec, &models, faults);
+        let session = plan::session()?;
+        let fields = events.as_ref().map(check::struct_fields).unwrap_or_default();
+        let events = events.map(|schema| Slot::new(EVENTS, schema, ASSUMED_ROWS));
+        for slot in events.iter().chain(lookups.iter().map(|lookup| &lookup.slot)) {
+            plan::register(&session, slot)?;
         }
         lookup::fill(&lookups);
+        let mut tables: Vec<&str> = events.iter().map(|_| EVENTS).collect();
         tables.extend(lookups.iter().map(|lookup| lookup.name.as_str()));
+        let configured = spec.lookups.iter().map(|lookup| lookup.name.as_str());
         let named: Vec<&str> =
-            [EVENTS, HELD, KNOWN].into_iter().chain(spec.lookups.iter().map(|lookup| lookup.name.as_str())).collect();
-        let order = order(&models, &named, &mut faults);
-        let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, &mut faults).await;
-        check::contract(spec, &models, &planned.steps, &session, &mut faults);
-        let assumed = check_target::target(spec, &models, &planned.steps, target, &mut faults);
-        let (Some(target), Some(held), Some(known), false) =
-            (assumed, planned.held, planned.known, has_errors(&faults))
+            [EVENTS, HELD, KNOWN].into_iter().chain(configured).chain(unknown.iter().copied()).collect();
+        let order = order(&models, &named, faults);
+        let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, faults).await;
+        check::contract(spec, &models, &planned.steps, &session, faults);
+        let assumed = check_target::target(spec, &models, &planned.steps, target, faults);
+        examined.unplanned = unplanned(&models, &planned.steps, faults);
+        let (Some(target), Some(events), Some(held), Some(known), []) =
+            (assumed, events, planned.held, planned.known, unknown)
         else {
-            return Err(faults);
+            return Ok(None);
         };
-        Ok((Self::assemble(spec, &session, &models, planned.steps, [events, held, known], lookups, target), faults))
+        Ok(Some(Self::assemble(spec, &session, &models, planned.steps, [events, held, known], lookups, target)))
     }
 
     fn assemble(
@@ -153,6 +205,11 @@ impl Engine {
         }
     }
 
+    /// Key columns of the target, in order.
+    pub fn key(&self) -> &[String] {
+        &self.spec.key
+    }
+
     /// The target that `latest` asks for: texts as `VARCHAR(255)`, numbers, dates and times exactly. Key columns of text still
     /// need a collation that tells all texts apart, which whoever writes the DDL adds.
     pub fn derive_target(&self, table: &str) -> Target {
@@ -195,6 +252,34 @@ impl Engine {
         let step = self.steps.iter().find(|step| step.name == LATEST);
         let step = step.ok_or_else(|| Error::new(Kind::Bug, "latest isn't planned"))?;
         Ok(RecordBatch::new_empty(output::latest_schema(step.schema(), &self.target)))
+    }
+
+    /// What the planner made of the models.
+    pub fn explain(&self) -> Explanation {
+        let rows = |lookup: &Lookup| lookup.slot.batches().iter().map(RecordBatch::num_rows).sum::<usize>();
+        let lookups: BTreeMap<String, usize> =
+            self.lookups.iter().map(|lookup| (lookup.name.clone(), rows(lookup))).collect();
+        let node = |index: usize, step: &Step| explain::model(step, self.routes.latest.contains(&index), &lookups);
+        let models: Vec<_> = self.steps.iter().enumerate().map(|(index, step)| node(index, step)).collect();
+        let read = |name: &str| models.iter().any(|model| model.reads.iter().any(|read| read == name));
+        let own = [
+            (EVENTS, TableKind::Events, None),
+            (HELD, TableKind::Engine, Some(ENRICHED)),
+            (KNOWN, TableKind::Engine, Some(ACCEPTED)),
+        ];
+        let own = own.into_iter().filter(|(name, _, _)| read(name)).map(|(name, kind, made_from)| TableNode {
+            name: name.to_owned(),
+            kind,
+            rows: None,
+            made_from,
+        });
+        let lookups = lookups.iter().map(|(name, rows)| TableNode {
+            name: name.clone(),
+            kind: TableKind::Lookup,
+            rows: Some(*rows),
+            made_from: None,
+        });
+        Explanation { tables: own.chain(lookups).collect(), models }
     }
 
     /// Each model that ran for the last batch: its rows and how long it took.

@@ -4,7 +4,7 @@
 //! skipped without further noise. A template is never executed itself: operators keep state (a hash join its build side), so
 //! [`Step::run`] executes a fresh copy each time. Running a used plan again yields rows of an older batch without an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,10 +19,13 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::latest_rule::LatestRule;
 use super::locate;
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
 use super::slots::{Slot, SlotTable};
@@ -41,9 +44,11 @@ const ASSUMED_FEW: usize = 64;
 pub(super) struct Step {
     pub(super) name: String,
     pub(super) file: PathBuf,
+    /// Tables and models that it reads, by name, each once.
+    pub(super) reads: Vec<String>,
     pub(super) logical: LogicalPlan,
     /// Never executed itself.
-    template: Arc<dyn ExecutionPlan>,
+    pub(super) template: Arc<dyn ExecutionPlan>,
     /// Where the rows of the current batch lie for others to read.
     pub(super) slot: Arc<Slot>,
     /// Rows of the current batch; `None` until it ran.
@@ -54,6 +59,11 @@ pub(super) struct Step {
 impl Step {
     pub(super) fn schema(&self) -> &SchemaRef {
         self.slot.schema()
+    }
+
+    /// The plan that runs.
+    pub(super) fn physical(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.template
     }
 
     /// Forgets the rows of the last batch.
@@ -124,9 +134,19 @@ pub(super) fn session() -> Result<SessionContext, DataFusionError> {
     // A runaway query fails instead of filling a disk.
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
     let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build_arc()?;
-    let state =
-        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_physical_optimizer_rules(rules())
+        .build();
     Ok(SessionContext::new_with_state(state))
+}
+
+/// Ours first: they look for shapes that the stock rules change.
+fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let ours: [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 1] = [Arc::new(LatestRule)];
+    ours.into_iter().chain(PhysicalOptimizer::new().rules).collect()
 }
 
 /// Makes `slot` readable by its name.
@@ -206,6 +226,7 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
     Ok(Step {
         name: model.name.clone(),
         file: model.file.clone(),
+        reads: model.reads().map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect(),
         logical,
         template,
         slot,

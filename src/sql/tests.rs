@@ -3,6 +3,7 @@
 mod batches;
 mod checks;
 mod fold;
+mod latest_rule;
 mod lookups;
 mod nested;
 mod reuse;
