@@ -1,5 +1,6 @@
 //! Schema files against real servers: nested values in JSON columns, and the target following the models.
 
+mod evolve;
 mod json;
 
 use std::time::Duration;
