@@ -2,6 +2,7 @@
 
 mod evolve;
 mod json;
+mod offline;
 
 use std::time::Duration;
 
