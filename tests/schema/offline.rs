@@ -21,8 +21,8 @@ fn the_next_version_is_written_once_and_fits_behind_the_one_in_use() {
     workspace.write("events.ndjson", &EVENTS.join("\n"));
     let shown = workspace.run(&["schema", "infer", "--events", "events.ndjson"]);
     assert_eq!(shown.code(), 0, "{shown:?}");
-    let says = "2 events with rows, 1 others can't be read as events\nunknown to version 1: phone, plan\n";
-    assert!(shown.stderr.starts_with(says), "{}", shown.stderr);
+    let says = "2 events with rows, not read as events: 1\nunknown to version 1: phone, plan\n";
+    assert!(shown.stderr.contains(says), "{}", shown.stderr);
     assert!(!workspace.path().join("schemas/users/2.json").exists());
     let written = workspace.run(&["schema", "infer", "--events", "events.ndjson", "--write"]);
     assert_eq!((written.code(), written.stdout.as_str()), (0, ""), "{written:?}");

@@ -51,7 +51,7 @@ fn newest(dir: &Path) -> Result<Option<SourceSchema>, Exit> {
 fn tell(inferred: &Inferred, known: Option<&SourceSchema>) {
     let skipped = match inferred.skipped {
         0 => String::new(),
-        count => format!(", {count} others can't be read as events"),
+        count => format!(", not read as events: {count}"),
     };
     eprintln!("{} events with rows{skipped}", inferred.events);
     match (known, inferred.added.as_slice()) {
