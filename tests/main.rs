@@ -16,6 +16,7 @@ mod operations;
 mod properties;
 mod protocol;
 mod road;
+mod schema;
 mod security;
 mod servers;
 mod source;

@@ -16,9 +16,11 @@ use afterimage::hold::HoldSet;
 use afterimage::oracle::{self, Expected, Settings};
 use afterimage::record::RawRecord;
 use afterimage::schema::SourceSchema;
+use afterimage::schema::compat::differences;
+use afterimage::schema::infer::infer;
 use afterimage::sql::{Engine, Input};
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
-use arrow::datatypes::TimestampNanosecondType;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimestampNanosecondType};
 use tempfile::TempDir;
 
 use super::world;
@@ -178,16 +180,34 @@ fn schema(data: &[u8]) {
     let options =
         DecodeOptions { topic: "t".into(), timestamp_unit: TimestampUnit::Us, max_future_skew: Default::default() };
     let mut decoder = Decoder::new(&schema, options);
-    let members = schema.fields.iter().map(|field| {
-        // Something that each type takes, for some of them.
-        let name = serde_json::Value::from(field.name().as_str());
-        format!(r#"{name}:{}"#, if field.data_type().is_numeric() { "1" } else { r#""2024-02-29""# })
-    });
-    let image = members.collect::<Vec<_>>().join(",");
+    let image = members(&schema.fields);
     let event = format!(r#"{{"op":"u","before":{{}},"after":{{{image}}},"timestamp":1}}"#);
     let decoded = decoder.decode([raw(0, event.as_bytes()), raw(1, GOOD)]).expect("bad records are no error");
     assert_eq!(decoded.events.num_rows() + decoded.refused.len(), 2, "P4");
     assert_eq!(decoded.events.schema(), events_schema(&schema));
+    // What we write of it is the same schema, which may follow itself; and what is inferred from its event only adds.
+    let again = SourceSchema::parse(1, Path::new("1.json"), &schema.text()).expect("our own text");
+    assert_eq!((&again.fields, &again.breaking.len()), (&schema.fields, &schema.breaking.len()));
+    assert!(differences(&schema, &again).is_empty(), "{:?}", differences(&schema, &again));
+    if let Ok(next) = infer([event.as_bytes()], &[], Some(&schema)) {
+        let next = SourceSchema::parse(2, Path::new("2.json"), &next.text()).expect("our own text");
+        assert!(differences(&schema, &next).iter().all(|difference| !difference.is_breaking()), "{next:?}");
+    }
+}
+
+/// The members of an object with something for each field that its type takes, for some of them.
+fn members(fields: &Fields) -> String {
+    let member = |field: &FieldRef| format!("{}:{}", serde_json::Value::from(field.name().as_str()), value(field));
+    fields.iter().map(member).collect::<Vec<_>>().join(",")
+}
+
+fn value(field: &Field) -> String {
+    match field.data_type() {
+        DataType::Struct(fields) => format!("{{{}}}", members(fields)),
+        DataType::List(items) => format!("[{0},null,{0}]", value(items)),
+        kind if kind.is_numeric() => "1".to_owned(),
+        _ => r#""2024-02-29""#.to_owned(),
+    }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
