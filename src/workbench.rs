@@ -6,6 +6,7 @@
 //! Decoder and engine are those of the service; only the transaction is played ([`tables`]). What needs a server or a clock isn't
 //! there: MySQL's own refusals, retries from quarantine, tombstones that expire, `max_refused`. Nothing here prints.
 
+pub mod fixture;
 pub mod tables;
 
 #[cfg(test)]
