@@ -23,7 +23,6 @@ mod held;
 mod keys;
 mod locate;
 mod lookup;
-mod lookup_file;
 mod models;
 mod output;
 mod parse;
@@ -36,6 +35,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
@@ -45,6 +45,7 @@ use crate::work::Refusal;
 
 pub use engine::Engine;
 pub use keys::row_keys;
+pub use lookup::LookupTable;
 pub use models::{Model, Models};
 
 /// Which order decides between two events of a key.
@@ -87,6 +88,8 @@ pub enum LookupFrom {
     File(PathBuf),
     /// Rows that were read elsewhere, e.g. by a query on MySQL.
     Table(RecordBatch),
+    /// A table that is loaded already.
+    Loaded(Arc<LookupTable>),
 }
 
 /// One batch and what is known about its records.

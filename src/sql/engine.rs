@@ -20,7 +20,7 @@ use super::bisect::Crash;
 use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
-use super::lookup::{self, Lookup, Table};
+use super::lookup::{self, Lookup, LookupTable};
 use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order};
 use super::plan::{self, ASSUMED_ROWS, Step};
 use super::rows::{Places, Rows, positions};
@@ -85,11 +85,10 @@ impl Engine {
         let fields = check::struct_fields(&events);
         let events = Slot::new(EVENTS, events, ASSUMED_ROWS);
         let mut tables = vec![EVENTS];
-        let slots = std::iter::once(&events).chain(lookups.iter().map(|lookup| &lookup.slot));
-        for slot in slots {
-            plan::register(&session, slot).map_err(|error| vec![internal(&error)])?;
+        plan::register(&session, &events).map_err(|error| vec![internal(&error)])?;
+        for lookup in &lookups {
+            plan::register_lookup(&session, &lookup.slot).map_err(|error| vec![internal(&error)])?;
         }
-        lookup::fill(&lookups);
         tables.extend(lookups.iter().map(|lookup| lookup.name.as_str()));
         let named: Vec<&str> =
             [EVENTS, HELD, KNOWN].into_iter().chain(spec.lookups.iter().map(|lookup| lookup.name.as_str())).collect();
@@ -182,12 +181,34 @@ impl Engine {
     /// Replaces a lookup's rows from the next batch on; the columns must be the ones that the models were planned with. Yields
     /// whether any row differs. On a fault the old rows stay.
     pub fn set_lookup(&mut self, name: &str, rows: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
-        self.lookup(name)?.replace(Table { rows, lines: Vec::new() }, None)
+        let lookup = self.lookup(name)?;
+        lookup.replace(Arc::new(LookupTable::from_batches(name, lookup.key(), vec![rows])?))
     }
 
     /// As [`set_lookup`](Self::set_lookup), from a file.
     pub fn reload_lookup(&mut self, name: &str, file: &Path) -> Result<bool, Vec<Diagnostic>> {
-        self.lookup(name)?.reload(file)
+        let lookup = self.lookup(name)?;
+        lookup.replace(Arc::new(LookupTable::from_file(name, lookup.key(), file)?))
+    }
+
+    /// As [`set_lookup`](Self::set_lookup), with a table that was put together elsewhere and is known to differ.
+    pub fn put_lookup(&mut self, name: &str, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
+        self.lookup(name)?.put(table)
+    }
+
+    /// Applies changes to a lookup, seen from the next batch on; see [`LookupTable::apply`].
+    pub fn change_lookup(
+        &mut self,
+        name: &str,
+        rows: &RecordBatch,
+        deleted: &[bool],
+    ) -> Result<usize, Vec<Diagnostic>> {
+        self.lookup(name)?.change(rows, deleted)
+    }
+
+    /// The lookups as they are now, by name: for another engine that is to go on with them.
+    pub fn lookup_tables(&self) -> BTreeMap<String, Arc<LookupTable>> {
+        self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table())).collect()
     }
 
     fn lookup(&self, name: &str) -> Result<&Lookup, Vec<Diagnostic>> {

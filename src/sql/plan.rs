@@ -24,6 +24,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::locate;
+use super::lookup::slot::{LookupProvider, LookupSlot};
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
 use super::slots::{Slot, SlotTable};
 use crate::diagnostic::Diagnostic;
@@ -132,6 +133,12 @@ pub(super) fn session() -> Result<SessionContext, DataFusionError> {
 pub(super) fn register(session: &SessionContext, slot: &Arc<Slot>) -> Result<(), DataFusionError> {
     slot.clear();
     session.register_table(TableReference::bare(slot.name()), Arc::new(SlotTable(Arc::clone(slot))))?;
+    Ok(())
+}
+
+/// Makes a lookup readable by its name.
+pub(super) fn register_lookup(session: &SessionContext, slot: &Arc<LookupSlot>) -> Result<(), DataFusionError> {
+    session.register_table(TableReference::bare(slot.name()), Arc::new(LookupProvider(Arc::clone(slot))))?;
     Ok(())
 }
 
