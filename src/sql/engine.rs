@@ -223,6 +223,11 @@ impl Engine {
         Ok(RecordBatch::new_empty(output::latest_schema(step.schema(), &self.target)))
     }
 
+    /// The models and the columns that they yield.
+    pub fn models(&self) -> impl Iterator<Item = (&str, &SchemaRef)> {
+        self.steps.iter().map(|step| (step.name.as_str(), step.schema()))
+    }
+
     /// Each model that ran for the last batch: its rows and how long it took.
     pub fn tables(&self) -> impl Iterator<Item = (&str, &RecordBatch, Duration)> {
         self.steps.iter().filter_map(|step| step.rows.as_ref().map(|rows| (step.name.as_str(), rows, step.took)))

@@ -6,6 +6,7 @@
 //! [`keys`] describes the format; [`json_schema`] has it for editors.
 
 pub mod bind;
+pub mod cell;
 mod events;
 mod keys;
 mod read;
