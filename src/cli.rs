@@ -18,6 +18,7 @@ pub mod preview;
 pub mod quarantine;
 pub mod run;
 pub mod status;
+pub mod test;
 
 /// Keeps MySQL tables equal to the latest state of change topics in Kafka: exactly once, in order per key, by SQL that
 /// analysts own.
@@ -36,6 +37,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Run the models over a file of events and show their rows and the writes that would follow; needs no server.
     Preview(PreviewArgs),
+    /// Run the cases in queries/<pipeline>/tests against the models; needs no server.
+    Test(TestArgs),
     /// Create or upgrade our tables in MySQL, and the target where it is absent.
     Migrate(MigrateArgs),
     /// Show positions, sums and quarantine of each pipeline, as MySQL has them.
@@ -96,6 +99,39 @@ pub struct PreviewArgs {
     /// Rows to show of each model.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Cases whose name (`pipeline/file` or `pipeline/file/case`) holds one of these; `*` stands for anything.
+    #[arg(value_name = "NAME")]
+    pub filters: Vec<String>,
+    /// Names are whole names.
+    #[arg(long, requires = "filters")]
+    pub exact: bool,
+    /// Cases of this pipeline only.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// List the cases instead of running them.
+    #[arg(long)]
+    pub list: bool,
+    /// Run each case with other batch cuts, too: all must come to the same.
+    #[arg(long)]
+    pub rebatch: bool,
+    /// The same seed makes the same cuts.
+    #[arg(long, value_name = "N", requires = "rebatch")]
+    pub seed: Option<u64>,
+    /// Write what was found into the files, in place of what was expected.
+    #[arg(long)]
+    pub update: bool,
+    /// Write the report to this file as well, as JUnit's XML.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// How to show the report, on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -274,6 +310,7 @@ pub async fn dispatch(cli: &Cli) -> Exit {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
         Command::Preview(args) => preview::run(args).await,
+        Command::Test(args) => test::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Quarantine(command) => quarantine::run(command).await,
@@ -304,6 +341,9 @@ mod tests {
             "afterimage run --config a.toml --until-caught-up",
             "afterimage check -c a.toml --format json --online",
             "afterimage preview --pipeline users --events e.ndjson",
+            "afterimage test",
+            "afterimage test key_change users/hold* --rebatch --seed 7 --junit report.xml",
+            "afterimage test -p users --exact users/create --update --format json",
             "afterimage migrate --dry-run",
             "afterimage status --format json",
             "afterimage quarantine list --state held --limit 5",

@@ -8,6 +8,7 @@
 
 pub mod fixture;
 pub mod tables;
+pub mod test;
 
 #[cfg(test)]
 mod tests;
