@@ -12,6 +12,9 @@ mod keys;
 mod read;
 pub mod yaml;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -84,13 +84,21 @@ fn whole(case: &Case) -> Option<Fixture> {
     let (given, expect) = (&case.given, &case.expect);
     let empty =
         given.table.is_empty() && given.tombstones.is_empty() && given.held.is_empty() && given.lookups.is_empty();
+    let (Some(table), Some(tombstones), Some(quarantine)) = (&expect.table, &expect.tombstones, &expect.quarantine)
+    else {
+        return None;
+    };
+    let (Some(out_of_order), Some(totals), Some(unmapped)) = (&expect.out_of_order, &expect.sums, &expect.unmapped)
+    else {
+        return None;
+    };
     let expect = Expectation {
-        table: expect.table.as_ref()?.items.iter().map(table_row).collect(),
-        tombstones: expect.tombstones.as_ref()?.items.iter().map(scalar).collect(),
-        quarantine: expect.quarantine.as_ref()?.items.iter().map(quarantined).collect(),
-        out_of_order: expect.out_of_order.as_ref()?.items.iter().map(late).collect(),
-        sums: expect.sums.as_ref()?.items.iter().map(|(partition, counts)| (*partition, sums(counts))).collect(),
-        unmapped: expect.unmapped.as_ref()?.items.iter().map(|count| (count.name.text.clone(), count.count)).collect(),
+        table: table.items.iter().map(table_row).collect(),
+        tombstones: tombstones.items.iter().map(scalar).collect(),
+        quarantine: quarantine.items.iter().map(quarantined).collect(),
+        out_of_order: out_of_order.items.iter().map(late).collect(),
+        sums: totals.items.iter().map(|(partition, counts)| (*partition, sums(counts))).collect(),
+        unmapped: unmapped.items.iter().map(|count| (count.name.text.clone(), count.count)).collect(),
     };
     let mut batches = given.batches.clone();
     for record in batches.iter_mut().flatten() {

@@ -113,7 +113,8 @@ impl Rewriter<'_> {
             }
         }
         edits.extend(gone.iter().map(|wish| self.removed(wish)));
-        let last = self.check.wishes.last().map(|wish| wish.node.bytes.clone());
+        let stays = self.check.wishes.iter().zip(&pairs.of_wish).filter(|(_, row)| row.is_some());
+        let last = stays.last().map(|(wish, _)| wish.node.bytes.clone());
         if let (Some(last), false) = (last, news.is_empty()) {
             let indent = self.indent_of_item(last.start);
             let names = self.names();
@@ -136,36 +137,36 @@ impl Rewriter<'_> {
             true => self.found.iter().map(|row| self.row(row, &names)).collect(),
             false => stay.chain(news.iter().map(|row| self.row(row, &names))).collect(),
         };
-        let block = !self.raw(node).starts_with('[');
-        let text = match (rows.is_empty(), block && !self.check.wishes.is_empty()) {
-            (true, _) => "[]".to_owned(),
-            // In place of a block that begins behind the indentation of its first line.
-            (false, true) => {
-                let indent = self.indent_of_item(
-                    node.bytes.start.max(self.check.wishes.first().map_or(0, |wish| wish.node.bytes.start)),
-                );
-                rows.iter().map(|row| format!("- {row}")).collect::<Vec<_>>().join(&format!("\n{indent}"))
-            }
-            (false, false) => {
-                let indent = " ".repeat(self.indent_of_line(node.bytes.start) + 2);
-                let lines: String = rows.iter().map(|row| format!("\n{indent}- {row}")).collect();
-                return Edit { bytes: self.with_blank_before(node), text: lines };
-            }
-        };
-        let text = if self.raw(node).is_empty() { format!(" {text}") } else { text };
-        if rows.is_empty() && block && !self.check.wishes.is_empty() {
-            // The block stands on lines of its own: what is left goes behind the key.
-            let before = self.text.get(..node.bytes.start).unwrap_or_default().trim_end().len();
-            return Edit { bytes: before..node.bytes.end, text: " []".to_owned() };
+        if node.in_flow {
+            return Edit { bytes: node.bytes.clone(), text: self.spaced(node, format!("[{}]", rows.join(", "))) };
         }
-        Edit { bytes: node.bytes.clone(), text }
+        if rows.is_empty() {
+            return Edit { bytes: self.behind_key(node), text: " []".to_owned() };
+        }
+        let indent = match self.check.wishes.first().filter(|_| !self.raw(node).starts_with('[')) {
+            Some(first) => self.indent_of_item(first.node.bytes.start),
+            None => " ".repeat(self.indent_of_key(node) + 2),
+        };
+        let lines: String = rows.iter().map(|row| format!("\n{indent}- {row}")).collect();
+        Edit { bytes: self.behind_key(node), text: lines }
     }
 
-    /// The place of a value that stands behind its key, with the blank between.
-    fn with_blank_before(&self, node: &Node) -> Range<usize> {
+    /// The bytes of a value and whatever stands between it and the colon of its key, unless that is a comment.
+    fn behind_key(&self, node: &Node) -> Range<usize> {
         let before = self.text.get(..node.bytes.start).unwrap_or_default();
-        let start = before.trim_end_matches([' ', '\t']).len();
+        let trimmed = before.trim_end();
+        let start = if trimmed.ends_with(':') {
+            trimmed.len()
+        } else {
+            before.trim_end_matches([' ', '\t']).trim_end_matches('\n').len()
+        };
         start..node.bytes.end
+    }
+
+    /// Text that stands in place of nothing behind a colon.
+    fn spaced(&self, node: &Node, text: String) -> String {
+        let before = self.text.get(..node.bytes.start).unwrap_or_default();
+        if before.ends_with(':') { format!(" {text}") } else { text }
     }
 
     /// Rewrites the sums, or the unmapped fields.
@@ -203,21 +204,18 @@ impl Rewriter<'_> {
         };
         let entries: Vec<String> = self.found.iter().map(entry).collect();
         let node = &self.check.node;
-        if entries.is_empty() {
-            let before = self.text.get(..node.bytes.start).unwrap_or_default().trim_end().len();
-            edits.push(Edit { bytes: before..node.bytes.end, text: " {}".to_owned() });
+        if node.in_flow || entries.is_empty() {
+            let bytes = if node.in_flow { node.bytes.clone() } else { self.behind_key(node) };
+            let text = format!("{{{}}}", entries.join(", "));
+            let text = if node.in_flow { self.spaced(node, text) } else { format!(" {text}") };
+            edits.push(Edit { bytes, text });
             return;
         }
-        let own_line =
-            self.text.get(..node.bytes.start).unwrap_or_default().trim_end_matches([' ', '\t']).ends_with('\n');
-        if own_line {
-            let indent = " ".repeat(self.indent_of_line(node.bytes.start));
-            edits.push(Edit { bytes: node.bytes.clone(), text: entries.join(&format!("\n{indent}")) });
-        } else {
-            let indent = " ".repeat(self.indent_of_line(node.bytes.start) + 2);
-            let lines: String = entries.iter().map(|entry| format!("\n{indent}{entry}")).collect();
-            edits.push(Edit { bytes: self.with_blank_before(node), text: lines });
-        }
+        let block = !self.raw(node).starts_with('{') && !node.bytes.is_empty();
+        let indent = if block { self.indent_of_line(node.bytes.start) } else { self.indent_of_key(node) + 2 };
+        let indent = " ".repeat(indent);
+        let lines: String = entries.iter().map(|entry| format!("\n{indent}{entry}")).collect();
+        edits.push(Edit { bytes: self.behind_key(node), text: lines });
     }
 
     /// Rewrites the cells of a row that differ, and adds nothing.
@@ -229,15 +227,14 @@ impl Rewriter<'_> {
             else {
                 continue;
             };
-            let text = column.show(value, self.unit);
-            let text = if node.bytes.is_empty() { format!(" {text}") } else { text };
+            let text = self.spaced(node, column.show(value, self.unit));
             edits.push(Edit { bytes: node.bytes.clone(), text });
         }
     }
 
     /// A row's lines, gone.
     fn removed(&self, wish: &Wish) -> Edit {
-        let start = self.line_start(wish.node.bytes.start);
+        let start = self.dash_line(wish.node.bytes.start);
         let end = self.line_end(wish.node.bytes.end);
         let end = if self.text.get(end..).is_some_and(|rest| rest.starts_with('\n')) { end + 1 } else { end };
         Edit { bytes: start..end, text: String::new() }
@@ -288,14 +285,31 @@ impl Rewriter<'_> {
         self.text.get(at..).and_then(|rest| rest.find('\n')).map_or(self.text.len(), |length| at + length)
     }
 
+    /// How far the key is indented that a value stands under: the last one before it.
+    fn indent_of_key(&self, node: &Node) -> usize {
+        let before = self.text.get(..node.bytes.start).unwrap_or_default().trim_end();
+        let line = before.get(self.line_start(before.len())..).unwrap_or_default();
+        // A key behind the dash of an item is indented as far as the ones below it.
+        line.len() - line.trim_start_matches([' ', '-']).len()
+    }
+
     fn indent_of_line(&self, at: usize) -> usize {
         let line = self.text.get(self.line_start(at)..).unwrap_or_default();
         line.len() - line.trim_start_matches(' ').len()
     }
 
+    /// Where the line of an item's dash begins; its value begins at `at`, there or on a line below.
+    fn dash_line(&self, at: usize) -> usize {
+        let mut start = self.line_start(at);
+        while start > 0 && !self.text.get(start..).is_some_and(|line| line.trim_start_matches(' ').starts_with('-')) {
+            start = self.line_start(start - 1);
+        }
+        start
+    }
+
     /// What stands before the dash of an item whose value begins at `at`.
     fn indent_of_item(&self, at: usize) -> String {
-        let before = self.text.get(self.line_start(at)..at).unwrap_or_default();
-        before.split('-').next().unwrap_or_default().to_owned()
+        let line = self.text.get(self.dash_line(at)..).unwrap_or_default();
+        " ".repeat(line.len() - line.trim_start_matches(' ').len())
     }
 }
