@@ -18,6 +18,7 @@
 //! - **P5 Isolation.** A bad record, user or pipeline never stops another; a sick database is never a bad record.
 //! - **P6 Nothing silent.** Lost data, re-created topics, values MySQL would change, unknown config keys: each is named.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod decode;
@@ -26,6 +27,7 @@ pub mod diagnostic;
 pub mod error;
 pub mod failpoint;
 pub mod generate;
+pub mod generation;
 pub mod hold;
 pub mod http;
 mod json;

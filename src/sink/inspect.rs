@@ -34,14 +34,22 @@ pub async fn column_names(session: &mut Session, table: &str) -> Result<Vec<Stri
     Ok(rows.iter().map(|row| text_at(row, 0)).collect())
 }
 
-/// The target as it is, or its faults. `Ok(Err(faults))` where the server answered and the table can't be used. Columns that a
-/// `known` target hasn't and that need no value are left out: who adds one for models to come disturbs nobody.
+/// A target that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    pub target: Target,
+    /// Columns that were left out: nobody yields them, and they need no value.
+    pub spare: Vec<String>,
+}
+
+/// The target as it is, or its faults. `Ok(Err(faults))` where the server answered and the table can't be used. Columns that `wanted`,
+/// what the models yield, hasn't and that need no value are left out: who adds one for models to come disturbs nobody.
 pub async fn target(
     session: &mut Session,
     table: &str,
     key: &[String],
-    known: Option<&Target>,
-) -> Result<std::result::Result<Target, Vec<Diagnostic>>> {
+    wanted: Option<&Target>,
+) -> Result<std::result::Result<Inspected, Vec<Diagnostic>>> {
     let named = text(table);
     let engine = query(
         session,
@@ -69,17 +77,28 @@ pub async fn target(
         ),
     )
     .await?;
+    let json = json_columns(session, table).await?;
     let mut found: Vec<Column> = Vec::new();
+    let mut spare = Vec::new();
     let mut version_columns = 0;
+    let unwanted = |name: &str| {
+        wanted.is_some_and(|wanted| !wanted.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)))
+    };
     for row in &columns {
         let name = text_at(row, 0);
         if VERSION_COLUMNS.contains(&name.as_str()) {
             version_columns += 1;
             faults.extend(version_fault(table, &name, row));
-        } else if !text_at(row, 11).to_uppercase().contains("GENERATED")
-            && !known.is_some_and(|known| known.column(&name).is_none() && needs_no_value(row))
-        {
-            found.push(column(row));
+        } else if text_at(row, 11).to_uppercase().contains("GENERATED") {
+            // The server fills it.
+        } else if unwanted(&name) && needs_no_value(row) {
+            spare.push(name);
+        } else {
+            let mut column = column(row);
+            if json.contains(&column.name) {
+                column.holds = Holds::JsonText;
+            }
+            found.push(column);
         }
     }
     if version_columns < VERSION_COLUMNS.len() {
@@ -102,10 +121,31 @@ pub async fn target(
     }
     ordered.append(&mut found);
     if faults.is_empty() {
-        Ok(Ok(Target { table: table.to_owned(), columns: ordered, key_len: key.len() }))
+        Ok(Ok(Inspected { target: Target { table: table.to_owned(), columns: ordered, key_len: key.len() }, spare }))
     } else {
         Ok(Err(faults))
     }
+}
+
+/// Columns that MariaDB keeps as text and checks to be JSON, which is its type JSON.
+async fn json_columns(session: &mut Session, table: &str) -> Result<Vec<String>> {
+    if !session.facts.mariadb {
+        return Ok(Vec::new());
+    }
+    let checks = query(
+        session,
+        &format!(
+            "SELECT check_clause FROM information_schema.check_constraints WHERE constraint_schema = DATABASE() AND table_name = {}",
+            text(table)
+        ),
+    )
+    .await?;
+    let checked = |row: &Row| {
+        let clause = text_at(row, 0);
+        let name = clause.strip_prefix("json_valid(`")?.strip_suffix("`)")?;
+        Some(name.replace("``", "`"))
+    };
+    Ok(checks.iter().filter_map(checked).collect())
 }
 
 /// Whether a row can be inserted without a value for the column.

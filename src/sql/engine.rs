@@ -17,6 +17,7 @@ use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionContext;
 
 use super::bisect::Crash;
+use super::explain::{self, Explanation, TableKind, TableNode};
 use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
@@ -25,8 +26,8 @@ use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, ME
 use super::plan::{self, ASSUMED_ROWS, Step};
 use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
-use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, output};
-use crate::diagnostic::{Diagnostic, has_errors};
+use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, nested, output};
+use crate::diagnostic::{Diagnostic, Severity, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
 use crate::position::{Position, Version};
@@ -39,7 +40,7 @@ pub struct Engine {
     spec: ModelSpec,
     task: Arc<TaskContext>,
     /// In running order.
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     events: Arc<Slot>,
     held: Arc<Slot>,
     known: Arc<Slot>,
@@ -50,6 +51,24 @@ pub struct Engine {
     last_keys: Vec<ArrayRef>,
     /// The models' texts.
     texts: Vec<String>,
+}
+
+/// What came of planning and checking the models.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// Ready to run; `None` where a fault refuses it, or something isn't known.
+    pub engine: Option<Box<Engine>>,
+    pub faults: Vec<Diagnostic>,
+    /// Models that couldn't be planned though nothing is said against them: what they read has a fault, or isn't known.
+    pub unplanned: Vec<String>,
+}
+
+fn unplanned(models: &Models, steps: &[Step], faults: &[Diagnostic]) -> Vec<String> {
+    let blamed = |file: &Path| {
+        faults.iter().any(|fault| fault.severity == Severity::Error && fault.file.as_deref() == Some(file))
+    };
+    let open = models.models.iter().filter(|model| !steps.iter().any(|step| step.name == model.name));
+    open.filter(|model| !blamed(&model.file)).map(|model| model.name.clone()).collect()
 }
 
 /// Which steps must run, in order, to have the rows of a model.
@@ -79,29 +98,65 @@ impl Engine {
         events: SchemaRef,
         target: Option<&Target>,
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        let (models, mut faults) = Models::read(&spec.queries);
-        let lookups = lookup::load(spec, &models, &mut faults);
-        let session = plan::session().map_err(|error| vec![internal(&error)])?;
-        let fields = check::struct_fields(&events);
-        let events = Slot::new(EVENTS, events, ASSUMED_ROWS);
-        let mut tables = vec![EVENTS];
-        plan::register(&session, &events).map_err(|error| vec![internal(&error)])?;
-        for lookup in &lookups {
-            plan::register_lookup(&session, &lookup.slot).map_err(|error| vec![internal(&error)])?;
+        let examined = Self::examine(spec, Some(events), &[], target).await;
+        match examined.engine {
+            Some(engine) => Ok((*engine, examined.faults)),
+            None => Err(examined.faults),
         }
+    }
+
+    /// As [`prepare`](Self::prepare), as far as that is possible where the schema of the events or the columns of some lookups
+    /// (`unknown`, by name) aren't known.
+    pub async fn examine(
+        spec: &ModelSpec,
+        events: Option<SchemaRef>,
+        unknown: &[&str],
+        target: Option<&Target>,
+    ) -> Examined {
+        let mut examined = Examined::default();
+        match Self::planned(spec, events, unknown, target, &mut examined).await {
+            Ok(engine) => examined.engine = engine.filter(|_| !has_errors(&examined.faults)).map(Box::new),
+            Err(error) => examined.faults.push(internal(&error)),
+        }
+        examined
+    }
+
+    async fn planned(
+        spec: &ModelSpec,
+        events: Option<SchemaRef>,
+        unknown: &[&str],
+        target: Option<&Target>,
+        examined: &mut Examined,
+    ) -> Result<Option<Self>, DataFusionError> {
+        let faults = &mut examined.faults;
+        let (models, found) = Models::read(&spec.queries);
+        faults.extend(found);
+        let lookups = lookup::load(spec, &models, faults);
+        let session = plan::session()?;
+        let fields = events.as_ref().map(check::struct_fields).unwrap_or_default();
+        let events = events.map(|schema| Slot::new(EVENTS, schema, ASSUMED_ROWS));
+        if let Some(events) = &events {
+            plan::register(&session, events)?;
+        }
+        for lookup in &lookups {
+            plan::register_lookup(&session, &lookup.slot)?;
+        }
+        let mut tables: Vec<&str> = events.iter().map(|_| EVENTS).collect();
         tables.extend(lookups.iter().map(|lookup| lookup.name.as_str()));
+        let configured = spec.lookups.iter().map(|lookup| lookup.name.as_str());
         let named: Vec<&str> =
-            [EVENTS, HELD, KNOWN].into_iter().chain(spec.lookups.iter().map(|lookup| lookup.name.as_str())).collect();
-        let order = order(&models, &named, &mut faults);
-        let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, &mut faults).await;
-        check::contract(spec, &models, &planned.steps, &session, &mut faults);
-        let assumed = check_target::target(spec, &models, &planned.steps, target, &mut faults);
-        let (Some(target), Some(held), Some(known), false) =
-            (assumed, planned.held, planned.known, has_errors(&faults))
+            [EVENTS, HELD, KNOWN].into_iter().chain(configured).chain(unknown.iter().copied()).collect();
+        let order = order(&models, &named, faults);
+        let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, faults).await;
+        check::contract(spec, &models, &planned.steps, &session, faults);
+        let assumed = check_target::target(spec, &models, &planned.steps, target, faults);
+        examined.unplanned = unplanned(&models, &planned.steps, faults);
+        let (Some(target), Some(events), Some(held), Some(known), []) =
+            (assumed, events, planned.held, planned.known, unknown)
         else {
-            return Err(faults);
+            return Ok(None);
         };
-        Ok((Self::assemble(spec, &session, &models, planned.steps, [events, held, known], lookups, target), faults))
+        Ok(Some(Self::assemble(spec, &session, &models, planned.steps, [events, held, known], lookups, target)))
     }
 
     fn assemble(
@@ -211,6 +266,15 @@ impl Engine {
         self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table())).collect()
     }
 
+    /// Takes the rows that the lookups of `other` hold now; where the columns are others, its own stay.
+    pub fn share_lookups(&mut self, other: &Self) {
+        for lookup in &self.lookups {
+            if let Some(theirs) = other.lookups.iter().find(|theirs| theirs.name == lookup.name) {
+                lookup.share(theirs);
+            }
+        }
+    }
+
     fn lookup(&self, name: &str) -> Result<&Lookup, Vec<Diagnostic>> {
         let lookup = self.lookups.iter().find(|lookup| lookup.name == name);
         lookup.ok_or_else(|| vec![Diagnostic::error("AI0301", format!("there is no lookup {name:?}"))])
@@ -226,6 +290,33 @@ impl Engine {
     /// The models and the columns that they yield.
     pub fn models(&self) -> impl Iterator<Item = (&str, &SchemaRef)> {
         self.steps.iter().map(|step| (step.name.as_str(), step.schema()))
+    }
+
+    /// What the planner made of the models.
+    pub fn explain(&self) -> Explanation {
+        let lookups: BTreeMap<String, usize> =
+            self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table().num_rows())).collect();
+        let node = |index: usize, step: &Step| explain::model(step, self.routes.latest.contains(&index), &lookups);
+        let models: Vec<_> = self.steps.iter().enumerate().map(|(index, step)| node(index, step)).collect();
+        let read = |name: &str| models.iter().any(|model| model.reads.iter().any(|read| read == name));
+        let own = [
+            (EVENTS, TableKind::Events, None),
+            (HELD, TableKind::Engine, Some(ENRICHED)),
+            (KNOWN, TableKind::Engine, Some(ACCEPTED)),
+        ];
+        let own = own.into_iter().filter(|(name, _, _)| read(name)).map(|(name, kind, made_from)| TableNode {
+            name: name.to_owned(),
+            kind,
+            rows: None,
+            made_from,
+        });
+        let lookups = lookups.iter().map(|(name, rows)| TableNode {
+            name: name.clone(),
+            kind: TableKind::Lookup,
+            rows: Some(*rows),
+            made_from: None,
+        });
+        Explanation { tables: own.chain(lookups).collect(), models }
     }
 
     /// Each model that ran for the last batch: its rows and how long it took.
@@ -338,9 +429,11 @@ impl Engine {
         if let Err(crash) = self.run(|routes| &routes.latest).await {
             return Ok(Attempt::Crashed(crash));
         }
-        let latest = Rows::new(LATEST, self.rows_of(LATEST)?)?;
+        let (latest, unwritable) = nested::written(self.rows_of(LATEST)?)?;
+        let latest = Rows::new(LATEST, latest)?;
         let latest_keys = encoder.encode(&latest.columns(LATEST, &self.spec.key)?)?;
         fold.verify(&accepted, &latest, &latest_keys)?;
+        held::find_unwritable(&latest, &unwritable, &mut more);
         held::find_misfits(&latest, &self.target, &mut more);
         if !more.is_empty() {
             return Ok(Attempt::Refused(more));

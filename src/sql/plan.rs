@@ -4,7 +4,7 @@
 //! skipped without further noise. A template is never executed itself: operators keep state (a hash join its build side), so
 //! [`Step::run`] executes a fresh copy each time. Running a used plan again yields rows of an older batch without an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,15 +19,19 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::latest_rule::LatestRule;
 use super::locate;
 use super::lookup::slot::{LookupProvider, LookupSlot};
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
 use super::slots::{Slot, SlotTable};
 use crate::diagnostic::Diagnostic;
+use crate::schema::{as_json, is_json};
 
 /// Rows per batch inside the SQL engine: best for caches, and how soon a query can be cancelled.
 const BATCH_ROWS: usize = 8192;
@@ -41,9 +45,11 @@ const ASSUMED_FEW: usize = 64;
 pub(super) struct Step {
     pub(super) name: String,
     pub(super) file: PathBuf,
+    /// Tables and models that it reads, by name, each once.
+    pub(super) reads: Vec<String>,
     pub(super) logical: LogicalPlan,
     /// Never executed itself.
-    template: Arc<dyn ExecutionPlan>,
+    pub(super) template: Arc<dyn ExecutionPlan>,
     /// Where the rows of the current batch lie for others to read.
     pub(super) slot: Arc<Slot>,
     /// Rows of the current batch; `None` until it ran.
@@ -54,6 +60,11 @@ pub(super) struct Step {
 impl Step {
     pub(super) fn schema(&self) -> &SchemaRef {
         self.slot.schema()
+    }
+
+    /// The plan that runs.
+    pub(super) fn physical(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.template
     }
 
     /// Forgets the rows of the last batch.
@@ -124,9 +135,19 @@ pub(super) fn session() -> Result<SessionContext, DataFusionError> {
     // A runaway query fails instead of filling a disk.
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
     let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build_arc()?;
-    let state =
-        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_physical_optimizer_rules(rules())
+        .build();
     Ok(SessionContext::new_with_state(state))
+}
+
+/// Ours first: they look for shapes that the stock rules change.
+fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let ours: [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 1] = [Arc::new(LatestRule)];
+    ours.into_iter().chain(PhysicalOptimizer::new().rules).collect()
 }
 
 /// Makes `slot` readable by its name.
@@ -212,6 +233,7 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
     Ok(Step {
         name: model.name.clone(),
         file: model.file.clone(),
+        reads: model.reads().map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect(),
         logical,
         template,
         slot,
@@ -236,7 +258,8 @@ fn double_names(file: &Path, sql: &str, schema: &Schema) -> Vec<Diagnostic> {
         .collect()
 }
 
-/// A model's columns as others read them: nullable, texts and bytes in one representation, `_error` a text even if always NULL.
+/// A model's columns as others read them: nullable, texts and bytes in one representation, JSON still marked as such, `_error` a
+/// text even if always NULL.
 fn slot_schema(schema: &Schema) -> SchemaRef {
     let fields: Vec<Field> = schema
         .fields()
@@ -246,7 +269,9 @@ fn slot_schema(schema: &Schema) -> SchemaRef {
                 ("_error", DataType::Null) => DataType::Utf8,
                 (_, other) => plain_type(other),
             };
-            Field::new(field.name(), kept, true)
+            let json = is_json(field);
+            let field = Field::new(field.name(), kept, true);
+            if json { as_json(field) } else { field }
         })
         .collect();
     Arc::new(Schema::new(fields))
