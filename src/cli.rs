@@ -25,6 +25,7 @@ pub mod run;
 pub mod schema;
 mod show;
 pub mod status;
+pub mod test;
 
 /// Keeps MySQL tables equal to the latest state of change topics in Kafka: exactly once, in order per key, by SQL that
 /// analysts own.
@@ -43,6 +44,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Run the models over events and show their rows and the writes that would follow; needs no server unless asked to.
     Preview(PreviewArgs),
+    /// Run the cases in queries/<pipeline>/tests against the models; needs no server.
+    Test(TestArgs),
     /// Run old and new models over the same events and show which rows of the target would differ.
     Diff(DiffArgs),
     /// Show the graph of models, their plans, and what each costs.
@@ -238,6 +241,39 @@ pub enum ExplainFormat {
     Text,
     Json,
     Dot,
+}
+
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Cases whose name (`pipeline/file` or `pipeline/file/case`) holds one of these; `*` stands for anything.
+    #[arg(value_name = "NAME")]
+    pub filters: Vec<String>,
+    /// Names are whole names.
+    #[arg(long, requires = "filters")]
+    pub exact: bool,
+    /// Cases of this pipeline only.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// List the cases instead of running them.
+    #[arg(long)]
+    pub list: bool,
+    /// Run each case with other batch cuts, too: all must come to the same.
+    #[arg(long)]
+    pub rebatch: bool,
+    /// The same seed makes the same cuts.
+    #[arg(long, value_name = "N", requires = "rebatch")]
+    pub seed: Option<u64>,
+    /// Write what was found into the files, in place of what was expected.
+    #[arg(long)]
+    pub update: bool,
+    /// Write the report to this file as well, as JUnit's XML.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// How to show the report, on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -563,6 +599,7 @@ pub async fn dispatch(cli: &Cli) -> Exit {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
         Command::Preview(args) => preview::run(args).await,
+        Command::Test(args) => test::run(args).await,
         Command::Diff(args) => diff::run(args).await,
         Command::Explain(args) => explain::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
@@ -599,6 +636,9 @@ mod tests {
             "afterimage check --explain",
             "afterimage check --explain AI0118",
             "afterimage preview --pipeline users --events e.ndjson",
+            "afterimage test",
+            "afterimage test key_change users/hold* --rebatch --seed 7 --junit report.xml",
+            "afterimage test -p users --exact users/create --update --format json",
             "afterimage preview --topic-last 100 --partition 0 --partition 2 --online --format ndjson --model latest",
             "afterimage preview --from 90m --to 2024-05-01T12:00:00Z --out x --format parquet --batch 10",
             "afterimage diff --rev HEAD --events e.ndjson --summary",

@@ -129,14 +129,19 @@ fn model_spec(pipeline: &config::Pipeline, tables: &BTreeMap<String, arrow::arra
     }
 }
 
-/// The decoder of one pipeline.
-pub fn decoder(pipeline: &config::Pipeline, schema: &SourceSchema) -> Decoder {
-    let timestamp_unit = match pipeline.timestamp_unit {
+/// Unit of the time that a pipeline's events carry.
+pub fn timestamp_unit(pipeline: &config::Pipeline) -> TimestampUnit {
+    match pipeline.timestamp_unit {
         config::TimestampUnit::Second => TimestampUnit::S,
         config::TimestampUnit::Millisecond => TimestampUnit::Ms,
         config::TimestampUnit::Microsecond => TimestampUnit::Us,
         config::TimestampUnit::Nanosecond => TimestampUnit::Ns,
-    };
+    }
+}
+
+/// The decoder of one pipeline.
+pub fn decoder(pipeline: &config::Pipeline, schema: &SourceSchema) -> Decoder {
+    let timestamp_unit = timestamp_unit(pipeline);
     let topic = Arc::from(pipeline.topic.as_str());
     Decoder::new(schema, DecodeOptions { topic, timestamp_unit, max_future_skew: pipeline.max_future_skew })
 }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use afterimage::config::Config;
+use afterimage::config::{Config, Pipeline};
 use afterimage::decode::{DecodeOptions, Decoded, Decoder, TimestampUnit, events_schema};
 use afterimage::diagnostic::{Diagnostic, has_errors, render};
 use afterimage::error::Kind;
@@ -19,6 +19,8 @@ use afterimage::schema::SourceSchema;
 use afterimage::schema::compat::differences;
 use afterimage::schema::infer::infer;
 use afterimage::sql::{Engine, Input};
+use afterimage::workbench;
+use afterimage::workbench::test::{self, CaseReport, Failure, Options, update};
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimestampNanosecondType};
 use tempfile::TempDir;
@@ -29,10 +31,11 @@ use super::world;
 pub type Target = fn(&[u8]);
 
 /// The targets by name, which is also the name of a folder in `tests/corpus`.
-pub const ALL: [(&str, Target); 6] = [
+pub const ALL: [(&str, Target); 7] = [
     ("config", config),
     ("decode", decode),
     ("events", events),
+    ("fixture", fixture),
     ("lookup", lookup),
     ("models", models),
     ("schema", schema),
@@ -250,6 +253,57 @@ fn events(data: &[u8]) {
         Ok(again) => assert_eq!(again, records),
         Err(error) => panic!("what was written can't be read: {error}"),
     }
+}
+
+/// A fixture: refused with a reason, or it runs, and what it expects can be brought up to date so that it passes.
+fn fixture(data: &[u8]) {
+    thread_local! {
+        static USERS: (Pipeline, TempDir) = users_in_a_folder();
+    }
+    USERS.with(|(pipeline, folder)| {
+        let file = folder.path().join("queries/users/tests/case.yaml");
+        std::fs::write(&file, data).unwrap();
+        let text = String::from_utf8_lossy(data);
+        let report = block_on(test::run(pipeline, &BTreeMap::new(), &Options::default()));
+        sound(&report.faults, text.strip_prefix('\u{feff}').unwrap_or(&text));
+        assert!(report.faults.iter().all(|fault| fault.code.starts_with("AI05")), "{:?}", report.faults);
+        let (cases, faults) = fixture_of(&file, data);
+        assert!(has_errors(&faults) || cases > 0, "neither a case nor a fault");
+        let only_rows = |case: &&CaseReport| case.failures.iter().all(|failure| matches!(failure, Failure::Section(_)));
+        let cases: Vec<&CaseReport> = report.cases.iter().filter(only_rows).collect();
+        if has_errors(&report.faults)
+            || cases.len() < report.cases.len()
+            || cases.iter().all(|case| case.failures.is_empty())
+        {
+            return;
+        }
+        assert!(update::rewrite(&file, &cases).unwrap(), "a case fails, and nothing is to be updated");
+        let again = block_on(test::run(pipeline, &BTreeMap::new(), &Options::default()));
+        let updated = std::fs::read_to_string(&file).unwrap();
+        assert!(again.good(), "after --update {:?} {:?}:\n{updated}", again.faults, again.cases);
+    });
+}
+
+fn fixture_of(file: &Path, data: &[u8]) -> (usize, Vec<Diagnostic>) {
+    let (cases, faults) = workbench::fixture::parse(file, data);
+    (cases.len(), faults)
+}
+
+/// The shipped pipeline in a folder of its own, without its cases.
+fn users_in_a_folder() -> (Pipeline, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let queries = folder.path().join("queries/users");
+    std::fs::create_dir_all(queries.join("tests")).unwrap();
+    for name in MODELS {
+        let name = format!("{name}.sql");
+        std::fs::copy(world::repository("queries/users").join(&name), queries.join(&name)).unwrap();
+    }
+    let text = std::fs::read_to_string(world::repository("docs/afterimage.toml")).unwrap();
+    let environment = |_: &str| Some("x".to_owned());
+    let config = Config::parse(&text, &world::repository("afterimage.toml"), &environment);
+    let mut pipeline = config.expect("the shipped config").0.pipelines["users"].clone();
+    pipeline.queries = queries;
+    (pipeline, folder)
 }
 
 /// The models that may be replaced, by the first byte.
