@@ -120,3 +120,26 @@ fn a_code_is_explained_and_an_unknown_one_is_not_guessed() {
     assert_eq!(unknown.code(), 2, "{unknown:?}");
     assert!(unknown.stdout.is_empty() && unknown.stderr.contains("did you mean AI0118?"), "{unknown:?}");
 }
+
+/// The indented block of README that follows the line which begins with `head`, without its indentation.
+fn readme_block(head: &str) -> String {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, rest) = readme.split_once(head).unwrap_or_else(|| panic!("README has no {head}"));
+    let lines = rest.lines().skip(1).skip_while(|line| !line.starts_with("    "));
+    let block = lines.take_while(|line| line.is_empty() || line.starts_with("    "));
+    block.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
+}
+
+#[test]
+fn neither_the_shipped_pipeline_nor_that_of_the_readme_raises_an_alarm() {
+    let password = [("MYSQL_PASSWORD", "sesame")];
+    let checked = Workspace::new(&shipped_config()).run_with(&["check"], &password);
+    assert_eq!((checked.code(), checked.stdout.lines().next()), (0, Some("no faults")), "{checked:?}");
+    let orders = Workspace::new(&readme_block("**1. Config**"));
+    orders.write("schemas/orders/1.json", &readme_block("**2. Schema of the source's row**"));
+    for model in ["changes", "enriched", "accepted", "latest"] {
+        orders.write(&format!("queries/orders/{model}.sql"), &readme_block(&format!("`{model}.sql`,")));
+    }
+    let checked = orders.run_with(&["check"], &password);
+    assert_eq!((checked.code(), checked.stdout.lines().next()), (0, Some("no faults")), "{checked:?}");
+}
