@@ -255,6 +255,10 @@ pub struct DemoArgs {
     /// Leave the servers running until Ctrl-C.
     #[arg(long)]
     pub keep: bool,
+    /// Put config, models, schema and recorded events into this folder, which is made or empty, and leave the service running on
+    /// it until Ctrl-C, with changes that go on trickling in.
+    #[arg(long, value_name = "DIR", conflicts_with = "keep")]
+    pub folder: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -319,6 +323,7 @@ mod tests {
             "afterimage generate --events 10 --share late=2% --share malformed=0.5% --out -",
             "afterimage generate --topic user_cdc --brokers 127.0.0.1:9092 --rate 100",
             "afterimage demo --server mariadb --keep",
+            "afterimage demo --folder playground",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

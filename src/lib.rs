@@ -42,3 +42,4 @@ pub mod sql;
 pub mod target;
 pub mod telemetry;
 pub mod work;
+pub mod workbench;

@@ -37,7 +37,7 @@ pub struct Service {
     pub health: Vec<Health>,
 }
 
-/// Loads schema and models of one pipeline and plans them; `tables` are lookups that were read elsewhere.
+/// Loads schema and models of one pipeline and plans them; `tables` are lookups that were read elsewhere, also such as have a file.
 pub async fn prepare(
     pipeline: &config::Pipeline,
     tables: &BTreeMap<String, arrow::array::RecordBatch>,
@@ -77,9 +77,10 @@ pub async fn examine(pipeline: &config::Pipeline, tables: &BTreeMap<String, arro
 
 fn model_spec(pipeline: &config::Pipeline, tables: &BTreeMap<String, arrow::array::RecordBatch>) -> ModelSpec {
     let lookups = pipeline.lookups.iter().filter_map(|(name, lookup)| {
-        let from = match &lookup.from {
-            config::LookupFrom::File(path) => LookupFrom::File(path.clone()),
-            config::LookupFrom::MySql { .. } => LookupFrom::Table(tables.get(name)?.clone()),
+        let from = match (&lookup.from, tables.get(name)) {
+            (_, Some(table)) => LookupFrom::Table(table.clone()),
+            (config::LookupFrom::File(path), None) => LookupFrom::File(path.clone()),
+            (config::LookupFrom::MySql { .. }, None) => return None,
         };
         Some(LookupSpec { name: name.clone(), key: lookup.key.clone(), from })
     });

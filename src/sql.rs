@@ -21,6 +21,7 @@ mod fit;
 mod fold;
 mod held;
 mod keys;
+mod latest_rule;
 mod locate;
 mod lookup;
 mod lookup_file;
@@ -44,6 +45,7 @@ use crate::position::{Partition, Position};
 use crate::work::Refusal;
 
 pub use engine::{Engine, Examined};
+pub use keys::row_keys;
 pub use models::{Model, Models};
 
 /// Which order decides between two events of a key.

@@ -9,6 +9,7 @@ mod correctness;
 mod database_faults;
 mod faults;
 mod fixtures;
+mod guide;
 mod kafka_faults;
 mod offline;
 mod operations;

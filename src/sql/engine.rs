@@ -39,7 +39,7 @@ pub struct Engine {
     spec: ModelSpec,
     task: Arc<TaskContext>,
     /// In running order.
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     events: Arc<Slot>,
     held: Arc<Slot>,
     known: Arc<Slot>,
@@ -204,6 +204,11 @@ impl Engine {
             }
             _ => &refusal.reason,
         }
+    }
+
+    /// Key columns of the target, in order.
+    pub fn key(&self) -> &[String] {
+        &self.spec.key
     }
 
     /// The target that `latest` asks for: texts as `VARCHAR(255)`, numbers, dates and times exactly. Key columns of text still

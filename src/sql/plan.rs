@@ -19,10 +19,13 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::latest_rule::LatestRule;
 use super::locate;
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
 use super::slots::{Slot, SlotTable};
@@ -42,7 +45,7 @@ pub(super) struct Step {
     pub(super) file: PathBuf,
     pub(super) logical: LogicalPlan,
     /// Never executed itself.
-    template: Arc<dyn ExecutionPlan>,
+    pub(super) template: Arc<dyn ExecutionPlan>,
     /// Where the rows of the current batch lie for others to read.
     pub(super) slot: Arc<Slot>,
     /// Rows of the current batch; `None` until it ran.
@@ -123,9 +126,19 @@ pub(super) fn session() -> Result<SessionContext, DataFusionError> {
     // A runaway query fails instead of filling a disk.
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
     let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build_arc()?;
-    let state =
-        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_physical_optimizer_rules(rules())
+        .build();
     Ok(SessionContext::new_with_state(state))
+}
+
+/// Ours first: they look for shapes that the stock rules change.
+fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let ours: [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 1] = [Arc::new(LatestRule)];
+    ours.into_iter().chain(PhysicalOptimizer::new().rules).collect()
 }
 
 /// Makes `slot` readable by its name.

@@ -4,6 +4,7 @@ mod analyses;
 mod batches;
 mod checks;
 mod fold;
+mod latest_rule;
 mod lookups;
 mod reuse;
 
