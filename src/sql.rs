@@ -26,6 +26,7 @@ mod locate;
 mod lookup;
 mod lookup_file;
 mod models;
+mod nested;
 mod output;
 mod parse;
 mod plan;

@@ -25,7 +25,7 @@ use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, ME
 use super::plan::{self, ASSUMED_ROWS, Step};
 use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
-use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, output};
+use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, nested, output};
 use crate::diagnostic::{Diagnostic, Severity, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
@@ -365,9 +365,11 @@ impl Engine {
         if let Err(crash) = self.run(|routes| &routes.latest).await {
             return Ok(Attempt::Crashed(crash));
         }
-        let latest = Rows::new(LATEST, self.rows_of(LATEST)?)?;
+        let (latest, unwritable) = nested::written(self.rows_of(LATEST)?)?;
+        let latest = Rows::new(LATEST, latest)?;
         let latest_keys = encoder.encode(&latest.columns(LATEST, &self.spec.key)?)?;
         fold.verify(&accepted, &latest, &latest_keys)?;
+        held::find_unwritable(&latest, &unwritable, &mut more);
         held::find_misfits(&latest, &self.target, &mut more);
         if !more.is_empty() {
             return Ok(Attempt::Refused(more));

@@ -30,6 +30,7 @@ use super::locate;
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
 use super::slots::{Slot, SlotTable};
 use crate::diagnostic::Diagnostic;
+use crate::schema::{as_json, is_json};
 
 /// Rows per batch inside the SQL engine: best for caches, and how soon a query can be cancelled.
 const BATCH_ROWS: usize = 8192;
@@ -242,7 +243,8 @@ fn double_names(file: &Path, sql: &str, schema: &Schema) -> Vec<Diagnostic> {
         .collect()
 }
 
-/// A model's columns as others read them: nullable, texts and bytes in one representation, `_error` a text even if always NULL.
+/// A model's columns as others read them: nullable, texts and bytes in one representation, JSON still marked as such, `_error` a
+/// text even if always NULL.
 fn slot_schema(schema: &Schema) -> SchemaRef {
     let fields: Vec<Field> = schema
         .fields()
@@ -252,7 +254,9 @@ fn slot_schema(schema: &Schema) -> SchemaRef {
                 ("_error", DataType::Null) => DataType::Utf8,
                 (_, other) => plain_type(other),
             };
-            Field::new(field.name(), kept, true)
+            let json = is_json(field);
+            let field = Field::new(field.name(), kept, true);
+            if json { as_json(field) } else { field }
         })
         .collect();
     Arc::new(Schema::new(fields))
