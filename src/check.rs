@@ -14,6 +14,9 @@ use crate::diagnostic::{Diagnostic, has_errors};
 use crate::service::{self, Examined};
 
 mod online;
+mod watch;
+
+pub use watch::Snapshot;
 
 /// What a check found, and what it couldn't look at.
 #[derive(Debug, Default)]

@@ -10,6 +10,9 @@ const RIGHT: &str = r#"{ "fields": [
     { "name": "country", "type": "utf8" }
 ] }
 "#;
+/// A struct in a struct in a struct, 17 deep.
+const DEEP: &str = r#"{ "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "a", "type": "struct", "fields": [ { "name": "b", "type": "utf8" } ] } ] } ] } ] } ] } ] } ] } ] } ] } ] } ] } ] } ] } ] } ] } ] } ] } ] }
+"#;
 
 pub(super) const CODES: &[Code] = &[
     code(
@@ -134,5 +137,55 @@ pub(super) const CODES: &[Code] = &[
 "#,
         ],
         "write it as it would stand in an event, text without quotes",
+    ),
+    code(
+        "AI0210",
+        "structs and lists too deep inside each other",
+        "Each level costs a walk through every event.",
+        FILE,
+        [DEEP, RIGHT],
+        "make an outer one `json`, which takes whatever there is",
+    ),
+    code(
+        "AI0211",
+        "a struct without `fields`, a list without `items`, or such a key where it means nothing",
+        "A struct is described by its fields, a list by its items; any other type has neither.",
+        FILE,
+        [
+            r#"{ "fields": [
+    { "name": "userId", "type": "utf8", "nullable": false },
+    { "name": "name", "type": "utf8" },
+    { "name": "email", "type": "utf8" },
+    { "name": "country", "type": "utf8" },
+    { "name": "tags", "type": "list" }
+] }
+"#,
+            r#"{ "fields": [
+    { "name": "userId", "type": "utf8", "nullable": false },
+    { "name": "name", "type": "utf8" },
+    { "name": "email", "type": "utf8" },
+    { "name": "country", "type": "utf8" },
+    { "name": "tags", "type": "list", "items": { "type": "utf8" } }
+] }
+"#,
+        ],
+        "describe what is inside, or make it `json`",
+    ),
+    code(
+        "AI0212",
+        "an entry of `breaking` that can't be read",
+        "It says which change against the version before is meant on purpose. One that can't be read allows nothing.",
+        FILE,
+        [
+            r#"{ "breaking": ["phone is gone"], "fields": [
+    { "name": "userId", "type": "utf8", "nullable": false },
+    { "name": "name", "type": "utf8" },
+    { "name": "email", "type": "utf8" },
+    { "name": "country", "type": "utf8" }
+] }
+"#,
+            RIGHT,
+        ],
+        "write verb, field and reason as the message shows",
     ),
 ];
