@@ -28,6 +28,7 @@ pub mod editor;
 pub mod error;
 pub mod failpoint;
 pub mod generate;
+pub mod generation;
 pub mod hold;
 pub mod http;
 pub mod init;
