@@ -6,17 +6,20 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use exit::Exit;
 
-use crate::config::units;
+use crate::config::{pipeline_name_fault, units};
+use crate::editor::FileKind;
 use crate::source::window::{Place, Span};
 use crate::workbench::events::{Events, place};
 
 pub mod check;
+pub mod completions;
 pub mod demo;
 pub mod diff;
 mod exit;
 pub mod explain;
 pub mod generate;
 pub mod generations;
+pub mod init;
 mod load;
 pub mod migrate;
 pub mod preview;
@@ -64,6 +67,12 @@ pub enum Command {
     Schema(SchemaCommand),
     /// Write generated changes of users to a file or a topic.
     Generate(GenerateArgs),
+    /// Write a new pipeline from sample events: its part of the config, schema file and models.
+    Init(InitArgs),
+    /// Print a script that completes commands and flags in a shell.
+    Completions(CompletionsArgs),
+    /// Print the JSON Schema of a kind of file, for editors.
+    JsonSchema(JsonSchemaArgs),
     /// Show the whole road on private servers, and compare the outcome with an independent fold.
     Demo(DemoArgs),
 }
@@ -95,14 +104,63 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// How to show the faults, on standard output.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
+    pub format: CheckFormat,
+    /// Check again whenever a file changes, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
     /// Ask the brokers and MySQL as well: topics, privileges, the target's columns.
     #[arg(long)]
     pub online: bool,
     /// Say what a code means, with an example and what to do; without a code, list all.
-    #[arg(long, value_name = "CODE", num_args = 0..=1, default_missing_value = "", conflicts_with = "online")]
+    #[arg(long, value_name = "CODE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["online", "watch"])]
     pub explain: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    Text,
+    /// One object: faults, how many errors and warnings, what was skipped.
+    Json,
+    /// SARIF 2.1.0, for code scanners.
+    Sarif,
+    /// Commands that GitHub's runners show beside the lines.
+    Github,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// The new pipeline's name: letters, digits, `_` and `-`.
+    #[arg(value_parser = pipeline_name)]
+    pub name: String,
+    /// Sample events, one JSON object per line; the more, the better.
+    #[arg(short, long, value_name = "FILE")]
+    pub events: PathBuf,
+    /// Topic to read; `<name>_cdc` without it.
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Table to write; called like the pipeline without it.
+    #[arg(long)]
+    pub table: Option<String>,
+    /// Field of the events that identifies a row, several separated by commas; guessed without it.
+    #[arg(short, long, value_name = "FIELD", value_delimiter = ',')]
+    pub key: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct JsonSchemaArgs {
+    /// Which file it describes.
+    #[arg(value_enum)]
+    pub file: FileKind,
 }
 
 /// Which events to try models on.
@@ -593,6 +651,13 @@ fn named_share(text: &str) -> Result<(String, f64), String> {
     Ok((name.trim().to_owned(), share))
 }
 
+fn pipeline_name(text: &str) -> Result<String, String> {
+    match pipeline_name_fault(text) {
+        Some(fault) => Err(format!("a pipeline's name {fault}")),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// Runs what the command line asks for.
 pub async fn dispatch(cli: &Cli) -> Exit {
     match &cli.command {
@@ -608,6 +673,9 @@ pub async fn dispatch(cli: &Cli) -> Exit {
         Command::Quarantine(command) => quarantine::run(command).await,
         Command::Schema(command) => schema::run(command).await,
         Command::Generate(args) => generate::run(args).await,
+        Command::Init(args) => init::run(args).await,
+        Command::Completions(args) => completions::run(args),
+        Command::JsonSchema(args) => completions::json_schema(args),
         Command::Demo(args) => demo::run(args).await,
     }
 }
@@ -633,7 +701,11 @@ mod tests {
             "afterimage run",
             "afterimage run --config a.toml --until-caught-up",
             "afterimage check -c a.toml --format json --online",
+            "afterimage check --watch --format github",
             "afterimage check --explain",
+            "afterimage init orders --events sample.ndjson --key orderId,line --topic order_cdc",
+            "afterimage completions zsh",
+            "afterimage json-schema config",
             "afterimage check --explain AI0118",
             "afterimage preview --pipeline users --events e.ndjson",
             "afterimage test",

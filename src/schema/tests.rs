@@ -68,7 +68,7 @@ fn a_folder_without_versions_says_what_to_do() {
 #[test]
 fn every_type_has_one_name_that_reads_back() {
     let others = ["timestamp(s)", "timestamp(ns)", "decimal128(38,0)", "decimal128(5,5)"];
-    for name in types::TYPES.into_iter().filter(|name| *name != "json").chain(others) {
+    for name in TYPES.into_iter().filter(|name| *name != "json").chain(others) {
         assert_eq!(type_name(&type_named(name).unwrap()), name);
     }
     assert_eq!(type_named("decimal128( 10 , 2 )"), Ok(DataType::Decimal128(10, 2)));

@@ -10,7 +10,6 @@ const RIGHT: &str = r#"{ "fields": [
     { "name": "country", "type": "utf8" }
 ] }
 "#;
-
 /// A second version, after the shipped first one.
 const SECOND: &str = "schemas/users/2.json";
 

@@ -143,7 +143,7 @@ async fn an_example_yields_its_code_and_the_mended_one_has_no_fault() {
             wrong_examples.push(format!("{}: {found:#?}", code.code));
         }
         let found = faults(file, right).await;
-        if (!right.is_empty() || file != CONFIG) && !found.is_empty() {
+        if (!right.is_empty() || ![CONFIG, "queries/users/enriched.sql"].contains(&file)) && !found.is_empty() {
             wrong_examples.push(format!("{}, mended: {found:#?}", code.code));
         }
     }
