@@ -26,6 +26,7 @@ use crate::work::{Refusal, Stage};
 mod columns;
 mod envelope;
 mod image;
+mod nested;
 mod rows;
 mod salvage;
 mod unmapped;

@@ -23,6 +23,7 @@ pub mod server_error;
 pub mod session;
 mod stage;
 pub mod status;
+pub mod stored;
 pub mod summary;
 pub mod tables;
 mod tombstones;

@@ -17,6 +17,7 @@ mod check;
 mod check_target;
 mod engine;
 mod evidence;
+pub mod explain;
 mod fit;
 mod fold;
 mod held;
@@ -24,8 +25,8 @@ mod keys;
 mod latest_rule;
 mod locate;
 mod lookup;
-mod lookup_file;
 mod models;
+mod nested;
 mod output;
 mod parse;
 mod plan;
@@ -37,6 +38,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
@@ -46,6 +48,7 @@ use crate::work::Refusal;
 
 pub use engine::{Engine, Examined};
 pub use keys::row_keys;
+pub use lookup::LookupTable;
 pub use models::{Model, Models};
 
 /// Which order decides between two events of a key.
@@ -88,6 +91,8 @@ pub enum LookupFrom {
     File(PathBuf),
     /// Rows that were read elsewhere, e.g. by a query on MySQL.
     Table(RecordBatch),
+    /// A table that is loaded already.
+    Loaded(Arc<LookupTable>),
 }
 
 /// One batch and what is known about its records.

@@ -16,9 +16,9 @@ pub fn marks(pipeline: &Pipeline) -> Marks {
     let mut schema = Fingerprinter::default();
     schema.part("timestamp_unit", format!("{:?}", pipeline.timestamp_unit).as_bytes());
     schema.part("max_future_skew", format!("{:?}", pipeline.max_future_skew).as_bytes());
-    match schema::newest(&pipeline.schemas) {
-        Ok((version, path)) => file(&mut schema, &format!("schema {version}"), &path),
-        Err(_) => schema.part("schema", b"unreadable"),
+    match schema::files(&pipeline.schemas).ok().and_then(|mut files| files.pop()) {
+        Some((version, path)) => file(&mut schema, &format!("schema {version}"), &path),
+        None => schema.part("schema", b"unreadable"),
     }
     let schema = schema.finish();
     let mut whole = Fingerprinter::default();

@@ -17,15 +17,16 @@ use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionContext;
 
 use super::bisect::Crash;
+use super::explain::{self, Explanation, TableKind, TableNode};
 use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
-use super::lookup::{self, Lookup, Table};
+use super::lookup::{self, Lookup, LookupTable};
 use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order};
 use super::plan::{self, ASSUMED_ROWS, Step};
 use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
-use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, output};
+use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, nested, output};
 use crate::diagnostic::{Diagnostic, Severity, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
@@ -134,10 +135,12 @@ impl Engine {
         let session = plan::session()?;
         let fields = events.as_ref().map(check::struct_fields).unwrap_or_default();
         let events = events.map(|schema| Slot::new(EVENTS, schema, ASSUMED_ROWS));
-        for slot in events.iter().chain(lookups.iter().map(|lookup| &lookup.slot)) {
-            plan::register(&session, slot)?;
+        if let Some(events) = &events {
+            plan::register(&session, events)?;
         }
-        lookup::fill(&lookups);
+        for lookup in &lookups {
+            plan::register_lookup(&session, &lookup.slot)?;
+        }
         let mut tables: Vec<&str> = events.iter().map(|_| EVENTS).collect();
         tables.extend(lookups.iter().map(|lookup| lookup.name.as_str()));
         let configured = spec.lookups.iter().map(|lookup| lookup.name.as_str());
@@ -233,12 +236,34 @@ impl Engine {
     /// Replaces a lookup's rows from the next batch on; the columns must be the ones that the models were planned with. Yields
     /// whether any row differs. On a fault the old rows stay.
     pub fn set_lookup(&mut self, name: &str, rows: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
-        self.lookup(name)?.replace(Table { rows, lines: Vec::new() }, None)
+        let lookup = self.lookup(name)?;
+        lookup.replace(Arc::new(LookupTable::from_batches(name, lookup.key(), vec![rows])?))
     }
 
     /// As [`set_lookup`](Self::set_lookup), from a file.
     pub fn reload_lookup(&mut self, name: &str, file: &Path) -> Result<bool, Vec<Diagnostic>> {
-        self.lookup(name)?.reload(file)
+        let lookup = self.lookup(name)?;
+        lookup.replace(Arc::new(LookupTable::from_file(name, lookup.key(), file)?))
+    }
+
+    /// As [`set_lookup`](Self::set_lookup), with a table that was put together elsewhere and is known to differ.
+    pub fn put_lookup(&mut self, name: &str, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
+        self.lookup(name)?.put(table)
+    }
+
+    /// Applies changes to a lookup, seen from the next batch on; see [`LookupTable::apply`].
+    pub fn change_lookup(
+        &mut self,
+        name: &str,
+        rows: &RecordBatch,
+        deleted: &[bool],
+    ) -> Result<usize, Vec<Diagnostic>> {
+        self.lookup(name)?.change(rows, deleted)
+    }
+
+    /// The lookups as they are now, by name: for another engine that is to go on with them.
+    pub fn lookup_tables(&self) -> BTreeMap<String, Arc<LookupTable>> {
+        self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table())).collect()
     }
 
     /// Takes the rows that the lookups of `other` hold now; where the columns are others, its own stay.
@@ -260,6 +285,33 @@ impl Engine {
         let step = self.steps.iter().find(|step| step.name == LATEST);
         let step = step.ok_or_else(|| Error::new(Kind::Bug, "latest isn't planned"))?;
         Ok(RecordBatch::new_empty(output::latest_schema(step.schema(), &self.target)))
+    }
+
+    /// What the planner made of the models.
+    pub fn explain(&self) -> Explanation {
+        let lookups: BTreeMap<String, usize> =
+            self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table().num_rows())).collect();
+        let node = |index: usize, step: &Step| explain::model(step, self.routes.latest.contains(&index), &lookups);
+        let models: Vec<_> = self.steps.iter().enumerate().map(|(index, step)| node(index, step)).collect();
+        let read = |name: &str| models.iter().any(|model| model.reads.iter().any(|read| read == name));
+        let own = [
+            (EVENTS, TableKind::Events, None),
+            (HELD, TableKind::Engine, Some(ENRICHED)),
+            (KNOWN, TableKind::Engine, Some(ACCEPTED)),
+        ];
+        let own = own.into_iter().filter(|(name, _, _)| read(name)).map(|(name, kind, made_from)| TableNode {
+            name: name.to_owned(),
+            kind,
+            rows: None,
+            made_from,
+        });
+        let lookups = lookups.iter().map(|(name, rows)| TableNode {
+            name: name.clone(),
+            kind: TableKind::Lookup,
+            rows: Some(*rows),
+            made_from: None,
+        });
+        Explanation { tables: own.chain(lookups).collect(), models }
     }
 
     /// Each model that ran for the last batch: its rows and how long it took.
@@ -372,9 +424,11 @@ impl Engine {
         if let Err(crash) = self.run(|routes| &routes.latest).await {
             return Ok(Attempt::Crashed(crash));
         }
-        let latest = Rows::new(LATEST, self.rows_of(LATEST)?)?;
+        let (latest, unwritable) = nested::written(self.rows_of(LATEST)?)?;
+        let latest = Rows::new(LATEST, latest)?;
         let latest_keys = encoder.encode(&latest.columns(LATEST, &self.spec.key)?)?;
         fold.verify(&accepted, &latest, &latest_keys)?;
+        held::find_unwritable(&latest, &unwritable, &mut more);
         held::find_misfits(&latest, &self.target, &mut more);
         if !more.is_empty() {
             return Ok(Attempt::Refused(more));

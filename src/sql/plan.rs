@@ -4,7 +4,7 @@
 //! skipped without further noise. A template is never executed itself: operators keep state (a hash join its build side), so
 //! [`Step::run`] executes a fresh copy each time. Running a used plan again yields rows of an older batch without an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,9 +27,11 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::latest_rule::LatestRule;
 use super::locate;
+use super::lookup::slot::{LookupProvider, LookupSlot};
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
 use super::slots::{Slot, SlotTable};
 use crate::diagnostic::Diagnostic;
+use crate::schema::{as_json, is_json};
 
 /// Rows per batch inside the SQL engine: best for caches, and how soon a query can be cancelled.
 const BATCH_ROWS: usize = 8192;
@@ -43,6 +45,8 @@ const ASSUMED_FEW: usize = 64;
 pub(super) struct Step {
     pub(super) name: String,
     pub(super) file: PathBuf,
+    /// Tables and models that it reads, by name, each once.
+    pub(super) reads: Vec<String>,
     pub(super) logical: LogicalPlan,
     /// Never executed itself.
     pub(super) template: Arc<dyn ExecutionPlan>,
@@ -56,6 +60,11 @@ pub(super) struct Step {
 impl Step {
     pub(super) fn schema(&self) -> &SchemaRef {
         self.slot.schema()
+    }
+
+    /// The plan that runs.
+    pub(super) fn physical(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.template
     }
 
     /// Forgets the rows of the last batch.
@@ -148,6 +157,12 @@ pub(super) fn register(session: &SessionContext, slot: &Arc<Slot>) -> Result<(),
     Ok(())
 }
 
+/// Makes a lookup readable by its name.
+pub(super) fn register_lookup(session: &SessionContext, slot: &Arc<LookupSlot>) -> Result<(), DataFusionError> {
+    session.register_table(TableReference::bare(slot.name()), Arc::new(LookupProvider(Arc::clone(slot))))?;
+    Ok(())
+}
+
 /// Plans the models of `order`; `fields` are names of struct fields that a model may mean.
 pub(super) async fn plan(
     session: &SessionContext,
@@ -218,6 +233,7 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
     Ok(Step {
         name: model.name.clone(),
         file: model.file.clone(),
+        reads: model.reads().map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect(),
         logical,
         template,
         slot,
@@ -242,7 +258,8 @@ fn double_names(file: &Path, sql: &str, schema: &Schema) -> Vec<Diagnostic> {
         .collect()
 }
 
-/// A model's columns as others read them: nullable, texts and bytes in one representation, `_error` a text even if always NULL.
+/// A model's columns as others read them: nullable, texts and bytes in one representation, JSON still marked as such, `_error` a
+/// text even if always NULL.
 fn slot_schema(schema: &Schema) -> SchemaRef {
     let fields: Vec<Field> = schema
         .fields()
@@ -252,7 +269,9 @@ fn slot_schema(schema: &Schema) -> SchemaRef {
                 ("_error", DataType::Null) => DataType::Utf8,
                 (_, other) => plain_type(other),
             };
-            Field::new(field.name(), kept, true)
+            let json = is_json(field);
+            let field = Field::new(field.name(), kept, true);
+            if json { as_json(field) } else { field }
         })
         .collect();
     Arc::new(Schema::new(fields))

@@ -5,6 +5,7 @@ mod checks;
 mod fold;
 mod latest_rule;
 mod lookups;
+mod nested;
 mod reuse;
 
 use std::collections::{BTreeMap, HashSet};
