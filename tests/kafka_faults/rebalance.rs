@@ -2,11 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use afterimage::demo::outcome::Found;
-
 use super::{LONG, QUICK, SMALL, change, count, finish, harsh, quick, wait_for_count};
 use crate::on_both_servers;
-use crate::support::outcome;
 use crate::support::process::Running;
 use crate::support::proxy::Fault;
 use crate::support::rig::{Rig, Variant};
