@@ -21,6 +21,7 @@ use reader::{Reader, code};
 
 pub mod kafka;
 pub mod keys;
+mod lookups;
 mod names;
 mod reader;
 mod secret;
@@ -189,6 +190,8 @@ pub struct Lookup {
 pub enum LookupFrom {
     File(PathBuf),
     MySql { query: String, refresh: Duration },
+    /// A compacted topic; what its records hold, in the order written.
+    Topic { topic: String, columns: Vec<(String, arrow::datatypes::DataType)> },
 }
 
 impl Config {

@@ -26,12 +26,14 @@ use crate::work::{Refusal, Stage};
 mod columns;
 mod envelope;
 mod image;
+mod keyed;
 mod rows;
 mod salvage;
 mod unmapped;
 
 use envelope::Reader;
 use rows::Rows;
+pub use keyed::{Changes, Keyed};
 pub use unmapped::OTHER_FIELDS;
 
 /// Unit of the event's `timestamp`, which counts from 1970 UTC.

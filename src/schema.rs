@@ -148,7 +148,7 @@ fn unit_name(unit: TimeUnit) -> &'static str {
 }
 
 /// The type that a schema file calls `name`; otherwise what to write instead.
-fn type_named(name: &str) -> Result<DataType, String> {
+pub(crate) fn type_named(name: &str) -> Result<DataType, String> {
     let simple = match name {
         "utf8" => DataType::Utf8,
         "int8" => DataType::Int8,

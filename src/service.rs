@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::{Field, Schema};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{self, Config};
@@ -22,8 +23,8 @@ use crate::schema::SourceSchema;
 use crate::sink::positions::Owner;
 use crate::sink::session::{Address, Connector};
 use crate::sink::{self, Sink};
-use crate::source::{BatchLimits, Broker, Source, SourceOptions};
-use crate::sql::{Engine, LookupFrom, LookupSpec, ModelSpec, VersionBy};
+use crate::source::{BatchLimits, Broker, FollowOptions, Source, SourceOptions};
+use crate::sql::{Engine, LookupFrom, LookupSpec, LookupTable, ModelSpec, VersionBy};
 
 /// How one pipeline ended.
 pub type Outcome = (String, Result<Ended>);
@@ -42,11 +43,31 @@ pub async fn prepare(
     pipeline: &config::Pipeline,
     tables: &BTreeMap<String, arrow::array::RecordBatch>,
 ) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let tables = tables.iter().map(|(name, rows)| (name.clone(), LookupFrom::Table(rows.clone()))).collect();
+    plan(pipeline, tables).await
+}
+
+/// As [`prepare`], with lookups that are loaded already.
+async fn prepare_loaded(
+    pipeline: &config::Pipeline,
+    tables: BTreeMap<String, Arc<LookupTable>>,
+) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
+    plan(pipeline, tables.into_iter().map(|(name, table)| (name, LookupFrom::Loaded(table))).collect()).await
+}
+
+/// What is in `tables` is taken from there. Otherwise a file is read, a topic has the columns that are declared and no rows, and a query
+/// is left out: its columns aren't known.
+async fn plan(
+    pipeline: &config::Pipeline,
+    mut tables: BTreeMap<String, LookupFrom>,
+) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
     let schema = SourceSchema::load(&pipeline.schemas)?;
     let lookups = pipeline.lookups.iter().filter_map(|(name, lookup)| {
-        let from = match &lookup.from {
-            config::LookupFrom::File(path) => LookupFrom::File(path.clone()),
-            config::LookupFrom::MySql { .. } => LookupFrom::Table(tables.get(name)?.clone()),
+        let from = match (tables.remove(name), &lookup.from) {
+            (Some(given), _) => given,
+            (None, config::LookupFrom::File(path)) => LookupFrom::File(path.clone()),
+            (None, config::LookupFrom::Topic { columns, .. }) => LookupFrom::Table(no_rows(columns)),
+            (None, config::LookupFrom::MySql { .. }) => return None,
         };
         Some(LookupSpec { name: name.clone(), key: lookup.key.clone(), from })
     });
@@ -63,6 +84,11 @@ pub async fn prepare(
     };
     let (engine, warnings) = Engine::prepare(&spec, events_schema(&schema), None).await?;
     Ok((schema, engine, warnings))
+}
+
+fn no_rows(columns: &[(String, arrow::datatypes::DataType)]) -> arrow::array::RecordBatch {
+    let fields: Vec<Field> = columns.iter().map(|(name, kind)| Field::new(name, kind.clone(), true)).collect();
+    arrow::array::RecordBatch::new_empty(Arc::new(Schema::new(fields)))
 }
 
 /// The decoder of one pipeline.
@@ -227,21 +253,14 @@ fn on_own_runtime(plan: Plan, health: Health, stop: watch::Receiver<bool>) -> Re
 async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<bool>) -> Result<Ended> {
     let Plan { config, pipeline, until_caught_up } = plan;
     let connector = connector(&config);
-    let tables = loop {
-        match read_tables(&pipeline, &connector).await {
-            Ok(tables) => break tables,
-            Err(error) => health.enter(crate::pipeline::health::State::Waiting, &error.to_string()),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(2)) => {}
-            _ = stop.changed() => return Ok(Ended::Stopped),
-        }
-    };
-    let prepared = prepare(&pipeline, &tables).await;
+    let mut lookups = lookups(&config, &pipeline, &health);
+    let Some(tables) = lookups.load(&mut stop).await? else { return Ok(Ended::Stopped) };
+    let prepared = prepare_loaded(&pipeline, tables).await;
     let (schema, engine, _) = prepared.map_err(|faults| {
         let first = faults.first().map(|fault| format!("[{}] {}", fault.code, fault.message)).unwrap_or_default();
         Error::new(Kind::Config, first).remedy("run `afterimage check` for all faults with their places")
     })?;
+    lookups.loaded_into(&engine);
     let owner = Owner {
         pipeline: pipeline.name.clone(),
         topic: pipeline.topic.clone(),
@@ -259,14 +278,6 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<
         buffer_bytes: pipeline.batch.max_bytes.saturating_mul(2),
         buffer_events: pipeline.batch.max_events.saturating_mul(2),
     })?;
-    let lookups = pipeline.lookups.iter().map(|(name, lookup)| Lookup {
-        name: name.clone(),
-        key: lookup.key.clone(),
-        origin: match &lookup.from {
-            config::LookupFrom::File(path) => Origin::File(path.clone()),
-            config::LookupFrom::MySql { query, refresh } => Origin::MySql { query: query.clone(), refresh: *refresh },
-        },
-    });
     let settings = Settings {
         name: pipeline.name.clone(),
         topic: Arc::from(pipeline.topic.as_str()),
@@ -291,10 +302,33 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<
         broker,
         decoder: decoder(&pipeline, &schema),
         engine,
-        lookups: Lookups::new(connector.clone(), lookups.collect()),
+        lookups,
         sink: Sink::new(connector, owner, pipeline.key.clone()),
     };
     Pipeline::new(settings, stations, health, stop).run().await
+}
+
+/// The lookups of one pipeline; nothing is read yet.
+fn lookups(config: &Config, pipeline: &config::Pipeline, health: &Health) -> Lookups {
+    let lookups = pipeline.lookups.iter().map(|(name, lookup)| Lookup {
+        name: name.clone(),
+        key: lookup.key.clone(),
+        origin: match &lookup.from {
+            config::LookupFrom::File(path) => Origin::File(path.clone()),
+            config::LookupFrom::MySql { query, refresh } => Origin::MySql { query: query.clone(), refresh: *refresh },
+            config::LookupFrom::Topic { topic, columns } => Origin::Topic {
+                options: FollowOptions {
+                    brokers: config.kafka.brokers.clone(),
+                    properties: config.kafka.properties.expose().clone(),
+                    group: pipeline.group.clone(),
+                    topic: topic.clone(),
+                    client_id: format!("afterimage-{}-{name}", pipeline.name),
+                },
+                columns: columns.clone(),
+            },
+        },
+    });
+    Lookups::new(&pipeline.name, connector(config), health.clone(), lookups.collect())
 }
 
 /// Host and process, for people who look at the positions table.

@@ -20,6 +20,7 @@ mod evidence;
 mod fit;
 mod fold;
 mod held;
+mod index_join;
 mod keys;
 mod locate;
 mod lookup;
@@ -44,6 +45,7 @@ use crate::position::{Partition, Position};
 use crate::work::Refusal;
 
 pub use engine::Engine;
+pub(crate) use index_join::Verdict;
 pub use lookup::LookupTable;
 pub use models::{Model, Models};
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use super::lookups::LookupStatus;
 use crate::decode::OTHER_FIELDS;
 use crate::position::Partition;
 use crate::sink::positions::SumChanges;
@@ -47,6 +48,7 @@ pub struct Snapshot {
     pub out_of_order: u64,
     /// Fields that no schema knows, with how many events carried them.
     pub unmapped: BTreeMap<String, u64>,
+    pub lookups: BTreeMap<String, LookupStatus>,
 }
 
 impl Snapshot {
@@ -88,11 +90,17 @@ impl Health {
             totals: SumChanges::default(),
             out_of_order: 0,
             unmapped: BTreeMap::new(),
+            lookups: BTreeMap::new(),
         })))
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        self.lock().clone()
+        let mut snapshot = self.lock().clone();
+        // Lookups age while nothing else happens.
+        for lookup in snapshot.lookups.values_mut() {
+            lookup.age_seconds = lookup.looked.map(|looked| looked.elapsed().as_secs_f64());
+        }
+        snapshot
     }
 
     /// Changes figures; no log.
@@ -127,7 +135,7 @@ impl Health {
     }
 }
 
-fn now() -> String {
+pub(super) fn now() -> String {
     jiff::Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
 }
 

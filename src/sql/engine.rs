@@ -195,10 +195,24 @@ impl Engine {
     pub fn change_lookup(
         &mut self,
         name: &str,
-        rows: &RecordBatch,
+        rows: RecordBatch,
         deleted: &[bool],
     ) -> Result<usize, Vec<Diagnostic>> {
         self.lookup(name)?.change(rows, deleted)
+    }
+
+    /// Takes the rows that the lookups of `other` hold now; where the columns are others, its own stay.
+    pub fn share_lookups(&mut self, other: &Self) {
+        for lookup in &self.lookups {
+            if let Some(theirs) = other.lookups.iter().find(|theirs| theirs.name == lookup.name) {
+                lookup.share(theirs);
+            }
+        }
+    }
+
+    /// What the planner's rules made of each model's joins with lookups: the model, and the verdict.
+    pub(crate) fn verdicts(&self) -> impl Iterator<Item = (&str, &super::Verdict)> {
+        self.steps.iter().flat_map(|step| step.verdicts.iter().map(|verdict| (step.name.as_str(), verdict)))
     }
 
     /// The lookups as they are now, by name: for another engine that is to go on with them.

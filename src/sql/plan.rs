@@ -19,10 +19,13 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::index_join::{IndexJoinRule, Verdict, Verdicts};
 use super::locate;
 use super::lookup::slot::{LookupProvider, LookupSlot};
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
@@ -44,6 +47,8 @@ pub(super) struct Step {
     pub(super) logical: LogicalPlan,
     /// Never executed itself.
     template: Arc<dyn ExecutionPlan>,
+    /// What rules made of its joins with lookups.
+    pub(super) verdicts: Vec<Verdict>,
     /// Where the rows of the current batch lie for others to read.
     pub(super) slot: Arc<Slot>,
     /// Rows of the current batch; `None` until it ran.
@@ -79,7 +84,7 @@ impl Step {
     }
 }
 
-async fn execute(
+pub(super) async fn execute(
     template: &Arc<dyn ExecutionPlan>,
     task: &Arc<TaskContext>,
     schema: &SchemaRef,
@@ -109,6 +114,11 @@ pub(super) struct Planned {
 
 /// A session whose settings suit plans that are made once and run often.
 pub(super) fn session() -> Result<SessionContext, DataFusionError> {
+    session_with(true)
+}
+
+/// As [`session`]; without index joins it plans as the planner does by itself.
+pub(super) fn session_with(index_joins: bool) -> Result<SessionContext, DataFusionError> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
     let options = config.options_mut();
     // Names mean what they say: `after.userId` stays as it is written.
@@ -124,8 +134,18 @@ pub(super) fn session() -> Result<SessionContext, DataFusionError> {
     // A runaway query fails instead of filling a disk.
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
     let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build_arc()?;
-    let state =
-        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    let verdicts = Arc::new(Verdicts::default());
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = Vec::new();
+    if index_joins {
+        rules.push(Arc::new(IndexJoinRule(Arc::clone(&verdicts))));
+    }
+    rules.extend(PhysicalOptimizer::new().rules);
+    let state = SessionStateBuilder::new()
+        .with_config(config.with_extension(verdicts))
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_physical_optimizer_rules(rules)
+        .build();
     Ok(SessionContext::new_with_state(state))
 }
 
@@ -202,7 +222,12 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
     if !doubles.is_empty() {
         return Err(doubles);
     }
+    let noted = state.config().get_extension::<Verdicts>();
+    if let Some(noted) = &noted {
+        noted.take();
+    }
     let template = state.create_physical_plan(&logical).await.map_err(|error| explain(&error))?;
+    let verdicts = noted.map(|noted| noted.take()).unwrap_or_default();
     let slot = Slot::new(&model.name, slot_schema(&template.schema()), ASSUMED_ROWS);
     // Some constants fail only when they are computed; every input is still empty.
     execute(&template, &session.task_ctx(), slot.schema())
@@ -214,6 +239,7 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
         file: model.file.clone(),
         logical,
         template,
+        verdicts,
         slot,
         rows: None,
         took: Duration::ZERO,

@@ -229,8 +229,9 @@ impl LookupTable {
 
     /// Applies changes in their order: a row replaces the one with its key, or deletes it where `deleted` says so. Yields how many
     /// keys came to another row, or to none. Columns are as they are here, keys without NULLs; rows with one are passed over.
-    pub fn apply(&mut self, rows: &RecordBatch, deleted: &[bool]) -> Result<usize, ArrowError> {
-        let rows = RecordBatch::try_new(Arc::clone(&self.schema), rows.columns().to_vec())?;
+    pub fn apply(&mut self, rows: RecordBatch, deleted: &[bool]) -> Result<usize, ArrowError> {
+        let (_, columns, _) = super::shrunk(rows)?.into_parts();
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let mut changed = 0;
         let mut from = 0;
         while from < rows.num_rows() {
