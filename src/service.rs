@@ -308,8 +308,33 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<
     Pipeline::new(settings, stations, health, stop).run().await
 }
 
+/// Lookups that are topics, as they are now: for tools, which follow nothing.
+pub async fn read_topics(
+    config: &Config,
+    pipeline: &config::Pipeline,
+) -> Result<BTreeMap<String, arrow::array::RecordBatch>> {
+    let mut tables = BTreeMap::new();
+    for lookup in lookup_origins(config, pipeline) {
+        let Some(config::LookupFrom::Topic { columns, .. }) = pipeline.lookups.get(&lookup.name).map(|it| &it.from) else {
+            continue;
+        };
+        let (name, schema) = (lookup.name.clone(), no_rows(columns).schema());
+        let read = tokio::task::spawn_blocking(move || crate::pipeline::lookups::topic_rows(&lookup)).await;
+        let read = read.unwrap_or_else(|error| Err(Error::new(Kind::Bug, "reading a topic has panicked").source(error)));
+        let batches = read.map_err(|error| error.at(format!("lookup {name}")))?;
+        let rows = arrow::compute::concat_batches(&schema, &batches);
+        let rows = rows.map_err(|error| Error::new(Kind::Config, format!("lookup {name}")).source(error))?;
+        tables.insert(name, rows);
+    }
+    Ok(tables)
+}
+
 /// The lookups of one pipeline; nothing is read yet.
 fn lookups(config: &Config, pipeline: &config::Pipeline, health: &Health) -> Lookups {
+    Lookups::new(&pipeline.name, connector(config), health.clone(), lookup_origins(config, pipeline))
+}
+
+fn lookup_origins(config: &Config, pipeline: &config::Pipeline) -> Vec<Lookup> {
     let lookups = pipeline.lookups.iter().map(|(name, lookup)| Lookup {
         name: name.clone(),
         key: lookup.key.clone(),
@@ -328,7 +353,7 @@ fn lookups(config: &Config, pipeline: &config::Pipeline, health: &Health) -> Loo
             },
         },
     });
-    Lookups::new(&pipeline.name, connector(config), health.clone(), lookups.collect())
+    lookups.collect()
 }
 
 /// Host and process, for people who look at the positions table.

@@ -67,12 +67,13 @@ async fn preview(args: &PreviewArgs) -> std::result::Result<Exit, Exit> {
     }
 }
 
-/// Lookups from MySQL are read where the server answers; there is no other way to know their columns.
+/// Lookups from MySQL and from topics are read where the servers answer; there is no other way to know their rows.
 async fn tables(config: &Config, pipeline: &Pipeline) -> Result<BTreeMap<String, RecordBatch>> {
-    if pipeline.lookups.values().all(|lookup| matches!(lookup.from, LookupFrom::File(_))) {
-        return Ok(BTreeMap::new());
+    let mut tables = service::read_topics(config, pipeline).await?;
+    if pipeline.lookups.values().any(|lookup| matches!(lookup.from, LookupFrom::MySql { .. })) {
+        tables.extend(service::read_tables(pipeline, &service::connector(config)).await?);
     }
-    service::read_tables(pipeline, &service::connector(config)).await
+    Ok(tables)
 }
 
 async fn evaluate(engine: &mut Engine, decoded: &Decoded, records: &[OwnedRecord]) -> Result<Evaluation> {

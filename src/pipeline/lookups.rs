@@ -80,6 +80,12 @@ pub struct LookupStatus {
     pub last_error: String,
 }
 
+/// All rows of a lookup that is a topic, as it is now; blocks. For tools: nothing is followed.
+pub fn topic_rows(lookup: &Lookup) -> Result<Vec<arrow::array::RecordBatch>> {
+    let Origin::Topic { options, columns } = &lookup.origin else { return Ok(Vec::new()) };
+    topic::read(lookup, options, columns)
+}
+
 /// What came of reading a lookup beside the loop.
 enum Outcome {
     Same,

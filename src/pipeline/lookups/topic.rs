@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use tokio::sync::mpsc;
 
@@ -50,6 +51,17 @@ pub(super) struct Topic {
     news: mpsc::Receiver<News>,
     told: Arc<Mutex<Told>>,
     ended: Arc<Mutex<Option<Error>>>,
+}
+
+/// Reads the topic to its present end, in this thread; brokers that are away are an error.
+pub(super) fn read(lookup: &Lookup, options: &FollowOptions, columns: &[(String, DataType)]) -> Result<Vec<RecordBatch>> {
+    let (news, _kept) = mpsc::channel(WAITING);
+    let (lookup, options, keyed) = (lookup.clone(), options.clone(), Keyed::new(columns, &lookup.key));
+    let mut reading = Reading { lookup, options, keyed, news, told: Arc::default() };
+    let (follower, _) = Follower::open(&reading.options)?;
+    let table = reading.load_from(follower)?.map(|(_, table)| table.batches());
+    let batches = table.transpose().map_err(|error| Error::new(Kind::Bug, "a lookup's rows").source(error))?;
+    Ok(batches.unwrap_or_default())
 }
 
 struct Reading {
@@ -119,10 +131,10 @@ impl Reading {
         Ok(())
     }
 
-    /// The table as the topic has it; `None` if the loop is gone. Begins anew where the brokers go away meanwhile.
+    /// The table as the topic has it; `None` if the loop is gone.
     fn load(&mut self) -> Result<Option<(Follower, LookupTable)>> {
         while !self.news.is_closed() {
-            let (mut follower, warnings) = match Follower::open(&self.options) {
+            let (follower, warnings) = match Follower::open(&self.options) {
                 Ok(opened) => opened,
                 Err(error) if error.kind == Kind::BrokerUnavailable => {
                     self.tell(|told| told.trouble = Some(error.to_string()));
@@ -134,19 +146,24 @@ impl Reading {
             for warning in warnings {
                 tracing::warn!(lookup = self.lookup.name, "{warning}");
             }
-            let table = LookupTable::of(&self.lookup.name, &self.lookup.key, self.keyed.schema());
-            let mut table = table.map_err(super::unusable)?;
-            while !self.news.is_closed() {
-                self.step(&mut follower, WAIT)?;
-                let loaded = follower.is_loaded();
-                if self.keyed.len() >= AT_ONCE || (loaded && !self.keyed.is_empty()) {
-                    let Changes { rows, deleted } = self.keyed.take()?;
-                    let what = "a lookup's rows can't be kept";
-                    table.apply(rows, &deleted).map_err(|error| Error::new(Kind::Config, what).source(error))?;
-                }
-                if loaded {
-                    return Ok(Some((follower, table)));
-                }
+            return self.load_from(follower);
+        }
+        Ok(None)
+    }
+
+    fn load_from(&mut self, mut follower: Follower) -> Result<Option<(Follower, LookupTable)>> {
+        let table = LookupTable::of(&self.lookup.name, &self.lookup.key, self.keyed.schema());
+        let mut table = table.map_err(super::unusable)?;
+        while !self.news.is_closed() {
+            self.step(&mut follower, WAIT)?;
+            let loaded = follower.is_loaded();
+            if self.keyed.len() >= AT_ONCE || (loaded && !self.keyed.is_empty()) {
+                let Changes { rows, deleted } = self.keyed.take()?;
+                let what = "a lookup's rows can't be kept";
+                table.apply(rows, &deleted).map_err(|error| Error::new(Kind::Config, what).source(error))?;
+            }
+            if loaded {
+                return Ok(Some((follower, table)));
             }
         }
         Ok(None)
