@@ -1,4 +1,5 @@
 # make demo    see it work: installs what it needs, builds, runs the demo on servers of its own
+# make playground  a folder to work in, ./playground, beside a service that runs on it until Ctrl-C: for docs/sql-guide.md
 # make test    everything that must hold before a change goes in, on real Kafka, MySQL and MariaDB
 # make check   the part of it that needs no server: format, lints, licences
 # make chaos   random faults on real servers from seeds: RUNS=50 SEED=.. JOBS=4
@@ -19,7 +20,7 @@ export RUST_TEST_THREADS ?= 8
 # rustup installs here, and a login shell may not have been opened since.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo test check lint chaos soak mutants fuzz bench clean
+.PHONY: help demo playground test check lint chaos soak mutants fuzz bench clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -27,6 +28,10 @@ help:
 demo:
 	@scripts/setup demo
 	cargo run --locked -- demo
+
+playground:
+	@scripts/setup demo
+	cargo run --locked -- demo --folder playground --events 5000
 
 test:
 	@scripts/setup test

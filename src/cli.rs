@@ -81,6 +81,9 @@ pub struct CheckArgs {
     /// Ask the brokers and MySQL as well: topics, privileges, the target's columns.
     #[arg(long)]
     pub online: bool,
+    /// Say what a code means, with an example and what to do; without a code, list all.
+    #[arg(long, value_name = "CODE", num_args = 0..=1, default_missing_value = "", conflicts_with = "online")]
+    pub explain: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -252,6 +255,10 @@ pub struct DemoArgs {
     /// Leave the servers running until Ctrl-C.
     #[arg(long)]
     pub keep: bool,
+    /// Put config, models, schema and recorded events into this folder, which is made or empty, and leave the service running on
+    /// it until Ctrl-C, with changes that go on trickling in.
+    #[arg(long, value_name = "DIR", conflicts_with = "keep")]
+    pub folder: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -303,6 +310,8 @@ mod tests {
             "afterimage run",
             "afterimage run --config a.toml --until-caught-up",
             "afterimage check -c a.toml --format json --online",
+            "afterimage check --explain",
+            "afterimage check --explain AI0118",
             "afterimage preview --pipeline users --events e.ndjson",
             "afterimage migrate --dry-run",
             "afterimage status --format json",
@@ -314,6 +323,7 @@ mod tests {
             "afterimage generate --events 10 --share late=2% --share malformed=0.5% --out -",
             "afterimage generate --topic user_cdc --brokers 127.0.0.1:9092 --rate 100",
             "afterimage demo --server mariadb --keep",
+            "afterimage demo --folder playground",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

@@ -189,23 +189,33 @@ pub struct Lookup {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookupFrom {
     File(PathBuf),
-    MySql { query: String, refresh: Duration },
+    MySql {
+        query: String,
+        refresh: Duration,
+    },
     /// A compacted topic; what its records hold, in the order written.
-    Topic { topic: String, columns: Vec<(String, arrow::datatypes::DataType)> },
+    Topic {
+        topic: String,
+        columns: Vec<(String, arrow::datatypes::DataType)>,
+    },
+}
+
+/// A config file as far as it could be read.
+#[derive(Debug, Default)]
+pub struct Partial {
+    /// All of it; `None` where a fault refuses the start.
+    pub config: Option<Config>,
+    /// Pipelines that are sound in themselves, whatever the rest is.
+    pub pipelines: BTreeMap<String, Pipeline>,
+    /// Names of pipelines that aren't.
+    pub unread: Vec<String>,
+    pub faults: Vec<Diagnostic>,
 }
 
 impl Config {
     /// Reads the file at `path`. Errors: every fault that was found.
     pub fn load(path: &Path, environment: &Environment<'_>) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        match std::fs::read(path).map(String::from_utf8) {
-            Ok(Ok(text)) => Self::parse(&text, path, environment),
-            Ok(Err(_)) => Err(vec![Diagnostic::error(code::UNREADABLE, "the config file is not UTF-8").file(path)]),
-            Err(error) => {
-                let what = format!("cannot read the config file {}: {error}", path.display());
-                let help = "give its path with --config; docs/afterimage.toml is one to start from";
-                Err(vec![Diagnostic::error(code::UNREADABLE, what).help(help)])
-            }
-        }
+        Self::load_partly(path, environment).whole()
     }
 
     /// Like [`Config::load`], of `text` that stands in the file at `path`.
@@ -214,23 +224,54 @@ impl Config {
         path: &Path,
         environment: &Environment<'_>,
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        Self::parse_partly(text, path, environment).whole()
+    }
+
+    /// Reads what can be read of the file at `path`, so that what it names can be checked too.
+    pub fn load_partly(path: &Path, environment: &Environment<'_>) -> Partial {
+        let fault = match std::fs::read(path).map(String::from_utf8) {
+            Ok(Ok(text)) => return Self::parse_partly(&text, path, environment),
+            Ok(Err(_)) => Diagnostic::error(code::UNREADABLE, "the config file is not UTF-8").file(path),
+            Err(error) => {
+                let what = format!("cannot read the config file {}: {error}", path.display());
+                let help = "give its path with --config; docs/afterimage.toml is one to start from";
+                Diagnostic::error(code::UNREADABLE, what).help(help)
+            }
+        };
+        Partial { faults: vec![fault], ..Partial::default() }
+    }
+
+    fn parse_partly(text: &str, path: &Path, environment: &Environment<'_>) -> Partial {
         let (document, broken) = DeTable::parse_recoverable(text);
         let reader = Reader::new(text, path, environment);
-        let config = sections::config(&reader, document.get_ref());
+        let read = sections::config(&reader, document.get_ref());
         let syntax = broken.iter().map(|error| {
             let span = error.span().map(|place| reader.span(&place));
             Diagnostic::error(code::SYNTAX, error.message()).file(path).span(span)
         });
         let syntax: Vec<Diagnostic> = syntax.collect();
         let mut faults = reader.into_faults();
+        let mut unread = read.unread;
         if !syntax.is_empty() {
             faults.retain(|fault| still_true(fault, &syntax));
             faults.splice(0..0, syntax);
+            // Keys may have been lost with a broken line: what a pipeline then seems to say is not what it says.
+            unread.extend(read.pipelines.keys().cloned());
+            return Partial { config: None, pipelines: BTreeMap::new(), unread, faults };
         }
-        match config {
-            Some(config) if !has_errors(&faults) => Ok((config, faults)),
-            _ if has_errors(&faults) => Err(faults),
-            _ => Err(vec![Diagnostic::error(code::UNREADABLE, "the config file cannot be used").file(path)]),
+        if read.config.is_none() && !has_errors(&faults) {
+            faults.push(Diagnostic::error(code::UNREADABLE, "the config file cannot be used").file(path));
+        }
+        let config = read.config.filter(|_| !has_errors(&faults));
+        Partial { config, pipelines: read.pipelines, unread, faults }
+    }
+}
+
+impl Partial {
+    fn whole(self) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
+        match self.config {
+            Some(config) => Ok((config, self.faults)),
+            None => Err(self.faults),
         }
     }
 }

@@ -27,13 +27,14 @@ mod columns;
 mod envelope;
 mod image;
 mod keyed;
+mod nested;
 mod rows;
 mod salvage;
 mod unmapped;
 
 use envelope::Reader;
-use rows::Rows;
 pub use keyed::{Changes, Keyed};
+use rows::Rows;
 pub use unmapped::OTHER_FIELDS;
 
 /// Unit of the event's `timestamp`, which counts from 1970 UTC.

@@ -5,12 +5,13 @@
 
 mod broker;
 pub mod outcome;
+mod playground;
 pub mod process;
 mod progress;
 pub mod server;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -26,18 +27,6 @@ use crate::pipeline::health::Health;
 use crate::service::{self, Service};
 use crate::sink::migrate;
 
-/// Files that a user would have beside the config.
-const SHIPPED: [(&str, &str); 8] = [
-    ("queries/users/changes.sql", include_str!("../queries/users/changes.sql")),
-    ("queries/users/enriched.sql", include_str!("../queries/users/enriched.sql")),
-    ("queries/users/accepted.sql", include_str!("../queries/users/accepted.sql")),
-    ("queries/users/latest.sql", include_str!("../queries/users/latest.sql")),
-    ("queries/users/out_of_order.sql", include_str!("../queries/users/out_of_order.sql")),
-    ("queries/users/metrics.sql", include_str!("../queries/users/metrics.sql")),
-    ("queries/users/lookups/countries.csv", outcome::COUNTRIES),
-    ("schemas/users/1.json", include_str!("../schemas/users/1.json")),
-];
-
 /// Partitions of the demo's topic: so many that none outgrows what the embedded broker keeps (5 MiB each).
 const PARTITIONS: i32 = 8;
 const TOPIC: &str = "user_cdc";
@@ -50,6 +39,8 @@ pub struct Options {
     pub seed: u64,
     /// Leave everything up until Ctrl-C.
     pub keep: bool,
+    /// Where to put config, models and schema; a temporary folder otherwise. Changes then trickle in for as long as it stays up.
+    pub folder: Option<PathBuf>,
 }
 
 /// How the comparison came out.
@@ -61,23 +52,18 @@ pub struct Comparison {
 
 /// Runs the demo; prints to standard output.
 pub async fn run(options: &Options) -> Result<Comparison> {
-    let home = tempfile::Builder::new().prefix("afterimage-demo-").tempdir();
-    let home = home.map_err(|error| trouble("no temporary folder").source(error))?;
+    let home = Home::new(options.folder.as_deref())?;
     println!("starting a private {} and an embedded broker", options.program.version);
     let server_home = tempfile::Builder::new().prefix("afterimage-demo-db-").tempdir_in("/var/tmp");
     let server_home = server_home.map_err(|error| trouble("no folder for the database").source(error))?;
     let mut server = PrivateServer::start(&options.program, server_home, &[]).await?;
     let broker = EmbeddedBroker::start(TOPIC, PARTITIONS)?;
-    let config = set_up(&home, &server, &broker).await?;
+    let config = set_up(home.path(), &server, &broker).await?;
 
-    let workload = Workload {
-        events: options.events,
-        users: 5_000,
-        partitions: PARTITIONS,
-        seed: options.seed,
-        ..Workload::default()
-    };
-    let records: Vec<OwnedRecord> = workload.records().collect();
+    let workload =
+        Workload { events: u64::MAX, users: 5_000, partitions: PARTITIONS, seed: options.seed, ..Workload::default() };
+    let mut more = workload.records();
+    let records: Vec<OwnedRecord> = more.by_ref().take(usize::try_from(options.events).unwrap_or(usize::MAX)).collect();
     let service = start(&config).await?;
     let health = service.health.first().cloned().ok_or_else(|| trouble("no pipeline was started"))?;
     joined(&health).await?;
@@ -94,8 +80,10 @@ pub async fn run(options: &Options) -> Result<Comparison> {
 
     let comparison = compare(&server, &records).await?;
     summary(&records, &health, &comparison);
-    if options.keep {
-        keep(&home, &server).await;
+    if options.folder.is_some() {
+        playground::stay(home.path(), &config, &broker, service.health.clone(), (&records, more)).await?;
+    } else if options.keep {
+        keep(home.path(), &server).await;
     }
     service.stop();
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -103,19 +91,48 @@ pub async fn run(options: &Options) -> Result<Comparison> {
     Ok(comparison)
 }
 
-/// Writes what a user would write, creates the database, migrates it.
-async fn set_up(home: &TempDir, server: &PrivateServer, broker: &EmbeddedBroker) -> Result<Config> {
-    for (file, text) in SHIPPED {
-        write(&home.path().join(file), text)?;
+/// The folder with config, models and schema.
+enum Home {
+    Temporary(TempDir),
+    /// Somebody's own: it stays.
+    Given(PathBuf),
+}
+
+impl Home {
+    fn new(folder: Option<&Path>) -> Result<Self> {
+        match folder {
+            Some(folder) => playground::empty_folder(folder).map(Self::Given),
+            None => {
+                let home = tempfile::Builder::new().prefix("afterimage-demo-").tempdir();
+                home.map(Self::Temporary).map_err(|error| trouble("no temporary folder").source(error))
+            }
+        }
     }
-    let path = home.path().join("afterimage.toml");
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(folder) => folder.path(),
+            Self::Given(folder) => folder,
+        }
+    }
+}
+
+/// Writes what a user would write, creates the database, migrates it.
+async fn set_up(home: &Path, server: &PrivateServer, broker: &EmbeddedBroker) -> Result<Config> {
+    for (file, text) in playground::SHIPPED {
+        write(&home.join(file), text)?;
+    }
+    playground::write_secret(&home.join("mysql-password"), server.password())?;
+    let path = home.join("afterimage.toml");
     let text = format!(
-        "[kafka]\nbrokers = \"{}\"\n\n[mysql]\nurl = \"{}\"\n\n[http]\nenabled = false\n\n[pipelines.users]\ntopic = \"{TOPIC}\"\n\
+        "[kafka]\nbrokers = \"{}\"\n\n[mysql]\nurl = \"mysql://{}@127.0.0.1:{}/afterimage\"\npassword_file = \"mysql-password\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n[pipelines.users]\ntopic = \"{TOPIC}\"\n\
          table = \"enriched_user\"\nkey = [\"user_id\"]\nversion = \"event_time\"\ntimestamp_unit = \"ms\"\non_error = \"hold_key\"\n\
          metrics_interval = \"2s\"\n\n\
          [pipelines.users.lookups.countries]\nfile = \"queries/users/lookups/countries.csv\"\nkey = [\"code\"]\n",
         broker.addresses(),
-        server.url("afterimage"),
+        server.account(),
+        server.port(),
+        server::free_port()?,
     );
     write(&path, &text)?;
     let mut connection = server.connect().await?;
@@ -240,18 +257,17 @@ fn summary(records: &[OwnedRecord], health: &Health, comparison: &Comparison) {
     }
 }
 
-async fn keep(home: &TempDir, server: &PrivateServer) {
-    let config = home.path().join("afterimage.toml");
+async fn keep(home: &Path, server: &PrivateServer) {
+    let config = home.join("afterimage.toml");
     println!("\neverything stays up until Ctrl-C. Look around, e.g.:");
     println!("  afterimage status --config {}", config.display());
     println!("  afterimage quarantine list --config {}", config.display());
     println!(
-        "  mysql --host=127.0.0.1 --port={} --user={} --password=... afterimage   (the password is in the config)",
+        "  mysql --host=127.0.0.1 --port={} --user={} --password=... afterimage   (it is in mysql-password, beside the config)",
         server.port(),
         server.account()
     );
-    // An error here means that there are no signals: then there is nothing to wait for either.
-    let _ = tokio::signal::ctrl_c().await;
+    playground::interrupted().await;
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 pub use render::{printable, render, render_json, summary};
 
+pub mod codes;
 mod render;
 
 /// How bad it is: an error refuses the start, a warning does not.

@@ -192,6 +192,13 @@ impl Records {
         }
     }
 
+    /// Goes on with the same users and another mix.
+    #[must_use]
+    pub fn mixed(mut self, mix: Mix) -> Self {
+        self.workload.mix = mix;
+        self
+    }
+
     fn draw_kind(&mut self) -> Kind {
         let mix = &self.workload.mix;
         let shares = [

@@ -85,6 +85,69 @@ pub(crate) fn deeper_than(text: &str, levels: usize) -> bool {
     false
 }
 
+/// What stands in a JSON text that a store of JSON could stumble over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Levels of arrays and objects inside each other.
+    pub(crate) depth: usize,
+    /// A string holds an escape that is no character.
+    pub(crate) broken_text: bool,
+    /// An object has a member twice.
+    pub(crate) repeats: bool,
+}
+
+/// Looks through `text`, which must be valid JSON, without recursion; `number` is shown every number as it is written.
+pub(crate) fn survey<'t>(text: &'t str, mut number: impl FnMut(&'t str)) -> Survey {
+    let mut survey = Survey::default();
+    // Names seen in each open object; an array has none.
+    let mut open: Vec<std::collections::HashSet<Cow<'t, str>>> = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.bytes().next() {
+        let length = match first {
+            b'"' => string_length(rest),
+            b'-' | b'0'..=b'9' => {
+                let end = |c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E');
+                rest.find(end).unwrap_or(rest.len())
+            }
+            _ => rest.chars().next().map_or(1, char::len_utf8),
+        };
+        let (piece, after) = rest.split_at_checked(length).unwrap_or((rest, ""));
+        match first {
+            b'{' | b'[' => {
+                open.push(std::collections::HashSet::new());
+                survey.depth = survey.depth.max(open.len());
+            }
+            b'}' | b']' => drop(open.pop()),
+            b'"' => match string(piece) {
+                None => survey.broken_text = true,
+                // A string before a colon is a member's name.
+                Some(name) if after.trim_start().starts_with(':') => {
+                    survey.repeats |= open.last_mut().is_some_and(|names| !names.insert(name));
+                }
+                Some(_) => {}
+            },
+            b'-' | b'0'..=b'9' => number(piece),
+            _ => {}
+        }
+        rest = after;
+    }
+    survey
+}
+
+/// Length of the string literal that `text` begins with.
+fn string_length(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let mut index = 1;
+    while let Some(byte) = bytes.get(index) {
+        match byte {
+            b'\\' => index += 2,
+            b'"' => return index + 1,
+            _ => index += 1,
+        }
+    }
+    text.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,5 +192,19 @@ mod tests {
             let parsed = serde_json::from_str::<serde_json::Value>(&nested(levels)).is_ok();
             assert_eq!(parsed, !deeper_than(&nested(levels), MAX_DEPTH), "{levels}");
         }
+    }
+
+    #[test]
+    fn a_survey_finds_depth_repeats_broken_texts_and_every_number() {
+        let look = |text| {
+            let mut numbers = Vec::new();
+            let survey = survey(text, |number| numbers.push(number));
+            (survey.depth, survey.repeats, survey.broken_text, numbers)
+        };
+        assert_eq!(look("-1.50e+3"), (0, false, false, vec!["-1.50e+3"]));
+        assert_eq!(look(r#"{"a":[1,2.0],"b":{"a":"3"}}"#), (2, false, false, vec!["1", "2.0"]));
+        assert_eq!(look(r#"{"a":"[[","\u0061" : "\\"}"#), (1, true, false, vec![]));
+        assert_eq!(look(r#"["\ud83d","\"]"]"#), (1, false, true, vec![]));
+        assert_eq!(look(r#"[{"a":1},{"a":2}]"#), (2, false, false, vec!["1", "2"]));
     }
 }

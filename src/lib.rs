@@ -18,6 +18,7 @@
 //! - **P5 Isolation.** A bad record, user or pipeline never stops another; a sick database is never a bad record.
 //! - **P6 Nothing silent.** Lost data, re-created topics, values MySQL would change, unknown config keys: each is named.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod decode;
@@ -41,3 +42,4 @@ pub mod sql;
 pub mod target;
 pub mod telemetry;
 pub mod work;
+pub mod workbench;

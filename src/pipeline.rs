@@ -420,7 +420,7 @@ impl Pipeline {
 }
 
 /// A batch's sums as the positions row takes them.
-fn sum_changes(sums: &PartitionSums) -> SumChanges {
+pub fn sum_changes(sums: &PartitionSums) -> SumChanges {
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     SumChanges {
         read: count(sums.classes.read),

@@ -11,20 +11,30 @@
 //! ```
 //!
 //! Types: `utf8`, `int8` to `int64`, `uint8` to `uint64`, `float32`, `float64`, `boolean`, `date32`, `timestamp(s|ms|us|ns)` (UTC),
-//! `decimal128(precision, scale)`, `binary` (base64). A field is nullable unless it says otherwise. Metadata are texts, as in Arrow:
-//! `doc`; `aliases`, a JSON array of older names; `default`, what stands for the field in events that lack it (not in those where it
-//! is null), written as in an event, text without quotes.
+//! `decimal128(precision, scale)`, `binary` (base64), `json` (whatever it is, kept as its text), `struct` with its `fields`, `list`
+//! with its `items`. A field is nullable unless it says otherwise. Metadata are texts, as in Arrow: `doc`; `aliases`, a JSON array of
+//! older names; `default`, what stands for the field in events that lack it (not in those where it is null), written as in an event,
+//! text without quotes. `breaking` lists what this version takes away on purpose ([`compat`]); `$schema` is for editors.
 //!
 //! Out: the row's Arrow fields. Every fault of a file is found at once, with its place (codes AI02xx).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
+use arrow::datatypes::{DataType, Field, Fields};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Span};
 
+pub mod compat;
+pub mod infer;
 mod read;
+mod types;
 pub mod values;
+pub mod write;
+
+pub(crate) use types::type_named;
+pub use types::{as_json, is_json, type_name, type_of};
 
 /// The newest version of a pipeline's source row.
 #[derive(Debug, Clone)]
@@ -33,10 +43,58 @@ pub struct SourceSchema {
     /// The file it was read from.
     pub path: PathBuf,
     pub doc: Option<String>,
+    /// The file's `$schema`: where editors find what such files may hold.
+    pub editor: Option<String>,
     /// The row's fields in the file's order, each with its metadata.
     pub fields: Fields,
     /// What events may call the fields and what stands for a missing one; parallel to `fields`.
     pub(crate) reading: Vec<Reading>,
+    /// What the file says it takes away on purpose.
+    pub breaking: Vec<Breaking>,
+    /// Where each field's name stands in the file, by path: `address.zip`, `lines[].sku`.
+    pub(crate) places: BTreeMap<String, Span>,
+}
+
+/// One entry of `breaking`: `drop phone: the product is gone`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaking {
+    pub verb: Verb,
+    /// Path of the field.
+    pub field: String,
+    pub reason: String,
+    pub span: Option<Span>,
+}
+
+/// What a newer version may take away from an older one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// The field is gone.
+    Drop,
+    /// Its type holds less than before.
+    Narrow,
+    /// Its type is another one.
+    Retype,
+    /// It may no longer be null or missing.
+    Require,
+    /// A name that events used for it is gone.
+    Unalias,
+    /// What stands for it in events that lack it is another value.
+    Redefault,
+}
+
+impl Verb {
+    pub const ALL: [Self; 6] = [Self::Drop, Self::Narrow, Self::Retype, Self::Require, Self::Unalias, Self::Redefault];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Narrow => "narrow",
+            Self::Retype => "retype",
+            Self::Require => "require",
+            Self::Unalias => "unalias",
+            Self::Redefault => "redefault",
+        }
+    }
 }
 
 /// How one field is read from events.
@@ -45,16 +103,48 @@ pub(crate) struct Reading {
     pub(crate) aliases: Vec<String>,
     /// JSON text of the value that stands for a missing field.
     pub(crate) default: Option<String>,
+    /// The same for what is inside: of a struct its fields, of a list its items alone.
+    pub(crate) inner: Vec<Reading>,
+}
+
+impl Reading {
+    /// Whether it, or anything inside of it, has a default.
+    fn has_default(&self) -> bool {
+        self.default.is_some() || self.inner.iter().any(Self::has_default)
+    }
 }
 
 impl SourceSchema {
     /// Reads the newest version in `dir`.
     pub fn load(dir: &Path) -> Result<Self, Vec<Diagnostic>> {
-        let (version, path) = newest(dir)?;
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            vec![Diagnostic::error("AI0201", format!("the schema file can't be read: {error}")).file(&path)]
+        let Some((version, path)) = files(dir)?.pop() else {
+            return Err(vec![
+                Diagnostic::error("AI0201", "the folder holds no schema file")
+                    .file(dir)
+                    .help("describe the source's row in a file `1.json`"),
+            ]);
+        };
+        Self::read(version, &path)
+    }
+
+    /// Reads every version in `dir`, the oldest first; every fault of every file at once.
+    pub fn load_all(dir: &Path) -> Result<Vec<Self>, Vec<Diagnostic>> {
+        let (mut schemas, mut faults) = (Vec::new(), Vec::new());
+        for (version, path) in files(dir)? {
+            match Self::read(version, &path) {
+                Ok(schema) => schemas.push(schema),
+                Err(more) => faults.extend(more),
+            }
+        }
+        if faults.is_empty() { Ok(schemas) } else { Err(faults) }
+    }
+
+    /// Reads one version from its file.
+    pub fn read(version: u32, path: &Path) -> Result<Self, Vec<Diagnostic>> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            vec![Diagnostic::error("AI0201", format!("the schema file can't be read: {error}")).file(path)]
         })?;
-        Self::parse(version, &path, &text)
+        Self::parse(version, path, &text)
     }
 
     /// Reads one version from the text of its file; `path` is for messages.
@@ -63,8 +153,8 @@ impl SourceSchema {
     }
 }
 
-/// The version file in `dir` with the highest number.
-fn newest(dir: &Path) -> Result<(u32, PathBuf), Vec<Diagnostic>> {
+/// The version files in `dir` with their numbers, ascending; none where there are none.
+pub fn files(dir: &Path) -> Result<Vec<(u32, PathBuf)>, Vec<Diagnostic>> {
     let unreadable = |error: std::io::Error| {
         vec![
             Diagnostic::error("AI0201", format!("the folder of schema files can't be read: {error}"))
@@ -72,18 +162,14 @@ fn newest(dir: &Path) -> Result<(u32, PathBuf), Vec<Diagnostic>> {
                 .help("name the folder in the pipeline's `schemas`, or create it with a first file `1.json`"),
         ]
     };
-    let mut faults = Vec::new();
-    let mut newest: Option<(u32, PathBuf)> = None;
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
         match path.file_stem().and_then(|stem| stem.to_str()).and_then(version_number) {
-            Some(version) if newest.as_ref().is_none_or(|(highest, _)| version > *highest) => {
-                newest = Some((version, path));
-            }
-            Some(_) => {}
+            Some(version) => found.push((version, path)),
             None => faults.push(
                 Diagnostic::error("AI0202", "the name of a schema file is its version, a whole number from 1")
                     .file(&path)
@@ -91,15 +177,8 @@ fn newest(dir: &Path) -> Result<(u32, PathBuf), Vec<Diagnostic>> {
             ),
         }
     }
-    match newest {
-        Some(newest) if faults.is_empty() => Ok(newest),
-        None if faults.is_empty() => Err(vec![
-            Diagnostic::error("AI0201", "the folder holds no schema file")
-                .file(dir)
-                .help("describe the source's row in a file `1.json`"),
-        ]),
-        _ => Err(faults),
-    }
+    found.sort_unstable();
+    if faults.is_empty() { Ok(found) } else { Err(faults) }
 }
 
 /// Versions are kept in signed 32 bits and written one way only, so that no two files have the same.
@@ -108,125 +187,20 @@ fn version_number(stem: &str) -> Option<u32> {
     (version > 0 && i32::try_from(version).is_ok() && version.to_string() == stem).then_some(version)
 }
 
-/// Names of the types, as suggestions.
-const TYPES: [&str; 17] = [
-    "utf8",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "float32",
-    "float64",
-    "boolean",
-    "date32",
-    "timestamp(ms)",
-    "timestamp(us)",
-    "decimal128(18,2)",
-    "binary",
-];
-
-/// What a schema file calls `data_type`.
-pub fn type_name(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Timestamp(unit, _) => format!("timestamp({})", unit_name(*unit)),
-        DataType::Decimal128(precision, scale) => format!("decimal128({precision},{scale})"),
-        other => format!("{other:?}").to_lowercase(),
-    }
-}
-
-fn unit_name(unit: TimeUnit) -> &'static str {
-    match unit {
-        TimeUnit::Second => "s",
-        TimeUnit::Millisecond => "ms",
-        TimeUnit::Microsecond => "us",
-        TimeUnit::Nanosecond => "ns",
-    }
-}
-
-/// The type that a schema file calls `name`; otherwise what to write instead.
-pub(crate) fn type_named(name: &str) -> Result<DataType, String> {
-    let simple = match name {
-        "utf8" => DataType::Utf8,
-        "int8" => DataType::Int8,
-        "int16" => DataType::Int16,
-        "int32" => DataType::Int32,
-        "int64" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float32" => DataType::Float32,
-        "float64" => DataType::Float64,
-        "boolean" => DataType::Boolean,
-        "date32" => DataType::Date32,
-        "binary" => DataType::Binary,
-        _ => return parametrized(name),
-    };
-    Ok(simple)
-}
-
-fn parametrized(name: &str) -> Result<DataType, String> {
-    let (base, parameters) = match name.strip_suffix(')').and_then(|name| name.split_once('(')) {
-        Some((base, parameters)) => (base.trim(), parameters.split(',').map(str::trim).collect()),
-        None => (name, Vec::new()),
-    };
-    match (base, parameters.as_slice()) {
-        ("timestamp", [unit]) => {
-            let unit = match *unit {
-                "s" => TimeUnit::Second,
-                "ms" => TimeUnit::Millisecond,
-                "us" => TimeUnit::Microsecond,
-                "ns" => TimeUnit::Nanosecond,
-                _ => return Err("the unit is one of s, ms, us, ns".to_owned()),
-            };
-            Ok(DataType::Timestamp(unit, Some("UTC".into())))
-        }
-        ("timestamp", _) => {
-            Err("write the unit too: timestamp(s), timestamp(ms), timestamp(us) or timestamp(ns)".to_owned())
-        }
-        ("decimal128", [precision, scale]) => match (precision.parse::<u8>(), scale.parse::<i8>()) {
-            (Ok(precision @ 1..=38), Ok(scale)) if scale >= 0 && scale as u8 <= precision => {
-                Ok(DataType::Decimal128(precision, scale))
-            }
-            _ => Err("the precision is 1 to 38, the scale 0 to the precision".to_owned()),
-        },
-        ("decimal128", _) => Err("write precision and scale too, e.g. decimal128(18,2)".to_owned()),
-        _ => {
-            let candidate = suggestion(base);
-            Err(match candidate {
-                Some(candidate) => format!("did you mean \"{candidate}\"?"),
-                None => format!("the types are {}", TYPES.join(", ")),
-            })
-        }
-    }
-}
-
-/// The type meant by another system's name for it, or by a slip of the pen.
-fn suggestion(name: &str) -> Option<&'static str> {
-    match name.to_lowercase().as_str() {
-        "string" | "varchar" | "char" | "text" | "str" | "largeutf8" => Some("utf8"),
-        "int" | "integer" => Some("int32"),
-        "bigint" | "long" => Some("int64"),
-        "smallint" | "short" => Some("int16"),
-        "tinyint" | "byte" => Some("int8"),
-        "double" => Some("float64"),
-        "float" | "real" => Some("float32"),
-        "bool" => Some("boolean"),
-        "date" => Some("date32"),
-        "datetime" | "time" | "timestamptz" => Some("timestamp(ms)"),
-        "decimal" | "numeric" => Some("decimal128(18,2)"),
-        "bytes" | "blob" | "varbinary" => Some("binary"),
-        other => crate::diagnostic::did_you_mean(other, TYPES),
-    }
-}
-
-/// The fields as they stand inside a row image: all nullable, because the image itself may be absent.
+/// The fields as they stand inside a row image: all nullable, at every depth, because the image itself, or the struct around a
+/// field, may be absent. Which of them may not be null where their parent is there is the decoder's to enforce.
 pub fn image_fields(schema: &SourceSchema) -> Fields {
-    schema.fields.iter().map(|field| Field::clone(field).with_nullable(true)).collect()
+    schema.fields.iter().map(|field| nullable(field)).collect()
+}
+
+/// `field`, and whatever is inside of it, as it stands in an image.
+pub(crate) fn nullable(field: &Field) -> Field {
+    let data_type = match field.data_type() {
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| nullable(field)).collect()),
+        DataType::List(items) => DataType::List(Arc::new(nullable(items))),
+        other => other.clone(),
+    };
+    Field::clone(field).with_data_type(data_type).with_nullable(true)
 }
 
 #[cfg(test)]

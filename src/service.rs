@@ -38,13 +38,12 @@ pub struct Service {
     pub health: Vec<Health>,
 }
 
-/// Loads schema and models of one pipeline and plans them; `tables` are lookups that were read elsewhere.
+/// Loads schema and models of one pipeline and plans them; `tables` are lookups that were read elsewhere, also such as have a file.
 pub async fn prepare(
     pipeline: &config::Pipeline,
     tables: &BTreeMap<String, arrow::array::RecordBatch>,
 ) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let tables = tables.iter().map(|(name, rows)| (name.clone(), LookupFrom::Table(rows.clone()))).collect();
-    plan(pipeline, tables).await
+    finished(examine(pipeline, tables).await)
 }
 
 /// As [`prepare`], with lookups that are loaded already.
@@ -52,26 +51,61 @@ async fn prepare_loaded(
     pipeline: &config::Pipeline,
     tables: BTreeMap<String, Arc<LookupTable>>,
 ) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
-    plan(pipeline, tables.into_iter().map(|(name, table)| (name, LookupFrom::Loaded(table))).collect()).await
+    let tables = tables.into_iter().map(|(name, table)| (name, LookupFrom::Loaded(table))).collect();
+    finished(examine_with(pipeline, &tables).await)
+}
+
+fn finished(examined: Examined) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
+    match (examined.schema, examined.engine) {
+        (Some(schema), Some(engine)) => Ok((schema, *engine, examined.faults)),
+        _ => Err(examined.faults),
+    }
+}
+
+/// What came of loading and planning one pipeline.
+#[derive(Debug, Default)]
+pub struct Examined {
+    pub schema: Option<SourceSchema>,
+    /// `None` where a fault refuses it, or something isn't known.
+    pub engine: Option<Box<Engine>>,
+    pub faults: Vec<Diagnostic>,
+    /// Models that couldn't be planned though nothing is said against them.
+    pub unplanned: Vec<String>,
+}
+
+/// As [`prepare`], as far as that is possible: a broken schema doesn't hide faults of models, nor an unread lookup those of others.
+pub async fn examine(pipeline: &config::Pipeline, tables: &BTreeMap<String, arrow::array::RecordBatch>) -> Examined {
+    let tables = tables.iter().map(|(name, rows)| (name.clone(), LookupFrom::Table(rows.clone()))).collect();
+    examine_with(pipeline, &tables).await
+}
+
+async fn examine_with(pipeline: &config::Pipeline, tables: &BTreeMap<String, LookupFrom>) -> Examined {
+    let (schema, mut faults) = match SourceSchema::load(&pipeline.schemas) {
+        Ok(schema) => (Some(schema), Vec::new()),
+        Err(faults) => (None, faults),
+    };
+    let spec = model_spec(pipeline, tables);
+    let known = |name: &&str| !spec.lookups.iter().any(|lookup| lookup.name == **name);
+    let unknown: Vec<&str> = pipeline.lookups.keys().map(String::as_str).filter(known).collect();
+    let events = schema.as_ref().map(events_schema);
+    let examined = Engine::examine(&spec, events, &unknown, None).await;
+    faults.extend(examined.faults);
+    Examined { schema, engine: examined.engine, faults, unplanned: examined.unplanned }
 }
 
 /// What is in `tables` is taken from there. Otherwise a file is read, a topic has the columns that are declared and no rows, and a query
 /// is left out: its columns aren't known.
-async fn plan(
-    pipeline: &config::Pipeline,
-    mut tables: BTreeMap<String, LookupFrom>,
-) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let schema = SourceSchema::load(&pipeline.schemas)?;
+fn model_spec(pipeline: &config::Pipeline, tables: &BTreeMap<String, LookupFrom>) -> ModelSpec {
     let lookups = pipeline.lookups.iter().filter_map(|(name, lookup)| {
-        let from = match (tables.remove(name), &lookup.from) {
-            (Some(given), _) => given,
-            (None, config::LookupFrom::File(path)) => LookupFrom::File(path.clone()),
-            (None, config::LookupFrom::Topic { columns, .. }) => LookupFrom::Table(no_rows(columns)),
-            (None, config::LookupFrom::MySql { .. }) => return None,
+        let from = match (&lookup.from, tables.get(name)) {
+            (_, Some(given)) => given.clone(),
+            (config::LookupFrom::File(path), None) => LookupFrom::File(path.clone()),
+            (config::LookupFrom::Topic { columns, .. }, None) => LookupFrom::Table(no_rows(columns)),
+            (config::LookupFrom::MySql { .. }, None) => return None,
         };
         Some(LookupSpec { name: name.clone(), key: lookup.key.clone(), from })
     });
-    let spec = ModelSpec {
+    ModelSpec {
         name: pipeline.name.clone(),
         queries: pipeline.queries.clone(),
         key: pipeline.key.clone(),
@@ -81,9 +115,7 @@ async fn plan(
         },
         hold_keys: pipeline.on_error == config::OnError::HoldKey,
         lookups: lookups.collect(),
-    };
-    let (engine, warnings) = Engine::prepare(&spec, events_schema(&schema), None).await?;
-    Ok((schema, engine, warnings))
+    }
 }
 
 fn no_rows(columns: &[(String, arrow::datatypes::DataType)]) -> arrow::array::RecordBatch {
@@ -315,12 +347,14 @@ pub async fn read_topics(
 ) -> Result<BTreeMap<String, arrow::array::RecordBatch>> {
     let mut tables = BTreeMap::new();
     for lookup in lookup_origins(config, pipeline) {
-        let Some(config::LookupFrom::Topic { columns, .. }) = pipeline.lookups.get(&lookup.name).map(|it| &it.from) else {
+        let Some(config::LookupFrom::Topic { columns, .. }) = pipeline.lookups.get(&lookup.name).map(|it| &it.from)
+        else {
             continue;
         };
         let (name, schema) = (lookup.name.clone(), no_rows(columns).schema());
         let read = tokio::task::spawn_blocking(move || crate::pipeline::lookups::topic_rows(&lookup)).await;
-        let read = read.unwrap_or_else(|error| Err(Error::new(Kind::Bug, "reading a topic has panicked").source(error)));
+        let read =
+            read.unwrap_or_else(|error| Err(Error::new(Kind::Bug, "reading a topic has panicked").source(error)));
         let batches = read.map_err(|error| error.at(format!("lookup {name}")))?;
         let rows = arrow::compute::concat_batches(&schema, &batches);
         let rows = rows.map_err(|error| Error::new(Kind::Config, format!("lookup {name}")).source(error))?;

@@ -22,9 +22,11 @@ mod fold;
 mod held;
 mod index_join;
 mod keys;
+mod latest_rule;
 mod locate;
 mod lookup;
 mod models;
+mod nested;
 mod output;
 mod parse;
 mod plan;
@@ -44,8 +46,9 @@ use crate::hold::HoldSet;
 use crate::position::{Partition, Position};
 use crate::work::Refusal;
 
-pub use engine::Engine;
-pub(crate) use index_join::Verdict;
+pub use engine::{Engine, Examined};
+pub use index_join::Verdict;
+pub use keys::row_keys;
 pub use lookup::LookupTable;
 pub use models::{Model, Models};
 

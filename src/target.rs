@@ -59,7 +59,10 @@ pub enum Holds {
     Time {
         digits: u8,
     },
+    /// JSON in MySQL's own form: numbers are 64 bits wide or doubles, members are sorted, and each is there once.
     Json,
+    /// Text that must be JSON, kept as it is: MariaDB's JSON.
+    JsonText,
     /// Anything else: only the server can tell.
     Other,
 }

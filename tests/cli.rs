@@ -77,3 +77,46 @@ fn what_does_not_exist_is_an_error_and_no_panic() {
     let checked = workspace.run(&["check", "--config", "nowhere.toml"]);
     assert_eq!(checked.code(), 1, "{checked:?}");
 }
+
+#[test]
+fn a_fault_in_one_file_does_not_hide_those_of_others() {
+    let workspace = workspace();
+    let config = shipped_config().replace("${MYSQL_PASSWORD}", "planted-canary").replace("group =", "grup =");
+    workspace.write("afterimage.toml", &config);
+    workspace.write("schemas/users/1.json", "{ \"fields\": [ { \"name\": \"userId\", \"type\": \"string\" } ] }");
+    workspace.write("queries/users/metrics.sql", "SELECT count(* AS n FROM enriched");
+    workspace.write("queries/users/lookups/countries.csv", "code,name,region\nDE,Germany\n");
+    let checked = workspace.run(&["check"]);
+    assert_eq!(checked.code(), 1, "{checked:?}");
+    for code in ["AI0003", "AI0104", "AI0205", "AI0302"] {
+        assert!(checked.stdout.contains(&format!("error[{code}]")), "{code} is missing in {}", checked.stdout);
+    }
+    let skipped = "skipped: pipeline users: accepted, changes, enriched, latest, out_of_order beyond their syntax";
+    assert!(checked.stdout.contains(skipped), "{}", checked.stdout);
+    assert!(!checked.stdout.contains("no faults"), "{}", checked.stdout);
+}
+
+#[test]
+fn what_was_not_checked_is_named() {
+    let checked = workspace().run(&["check"]);
+    let skipped = "skipped: brokers, topics, privileges and the tables in MySQL: `check --online` asks the servers";
+    assert!(checked.stdout.contains(skipped), "{}", checked.stdout);
+}
+
+#[test]
+fn a_code_is_explained_and_an_unknown_one_is_not_guessed() {
+    let workspace = workspace();
+    let explained = workspace.run(&["check", "--explain", "ai0118"]);
+    assert_eq!(explained.code(), 0, "{explained:?}");
+    for text in
+        ["AI0118: ", "now()", "For example, queries/users/enriched.sql:", "What to do: take the event's own time"]
+    {
+        assert!(explained.stdout.contains(text), "{text} is missing in {}", explained.stdout);
+    }
+    let all = workspace.run(&["check", "--explain"]);
+    assert_eq!(all.code(), 0, "{all:?}");
+    assert!(all.stdout.contains("AI0001  ") && all.stdout.contains("AI0417  "), "{all:?}");
+    let unknown = workspace.run(&["check", "--explain", "118"]);
+    assert_eq!(unknown.code(), 2, "{unknown:?}");
+    assert!(unknown.stdout.is_empty() && unknown.stderr.contains("did you mean AI0118?"), "{unknown:?}");
+}

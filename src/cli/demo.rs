@@ -14,7 +14,8 @@ pub async fn run(args: &DemoArgs) -> Exit {
         Ok(program) => program,
         Err(error) => return load::fail(&error),
     };
-    let options = Options { program, events: args.events, seed: args.seed, keep: args.keep };
+    let options =
+        Options { program, events: args.events, seed: args.seed, keep: args.keep, folder: args.folder.clone() };
     match demo::run(&options).await {
         Ok(comparison) if comparison.faults.is_empty() => Exit::Done,
         Ok(_) => Exit::Faulty,

@@ -90,7 +90,7 @@ fn types<'d>(reader: &Reader<'d>, lookup: &Table<'d>) -> Option<Vec<(String, Dat
             whole = false;
             continue;
         };
-        match schema::type_named(written.trim()) {
+        match scalar(written.trim()) {
             Ok(kind) => found.push((place.start, name.to_owned(), kind)),
             Err(help) => {
                 let what = format!("{}.{name}: there is no type \"{written}\"", table.shown);
@@ -103,13 +103,29 @@ fn types<'d>(reader: &Reader<'d>, lookup: &Table<'d>) -> Option<Vec<(String, Dat
     (whole && !found.is_empty()).then(|| found.into_iter().map(|(_, name, kind)| (name, kind)).collect())
 }
 
+/// A type whose values a lookup can hold.
+fn scalar(name: &str) -> Result<DataType, String> {
+    match name {
+        "json" | "struct" | "list" => {
+            Err("columns of a lookup are plain values: name the members that are needed".to_owned())
+        }
+        _ => schema::type_named(name),
+    }
+}
+
 fn keys_are_columns(reader: &Reader<'_>, table: &Table<'_>, key: &[String], columns: &[(String, DataType)]) {
     let place = reader.place(table, "key");
     for name in key {
         match columns.iter().find(|(column, _)| column == name) {
             Some((_, kind)) if kind.is_floating() || kind.is_nested() => {
-                let what = format!("{}.key: {name} is {}, which can't tell rows apart", table.shown, schema::type_name(kind));
-                reader.fault(code::CONTRADICTION, place.as_ref(), what, "use a text, a whole number, a decimal, a date or a time");
+                let what =
+                    format!("{}.key: {name} is {}, which can't tell rows apart", table.shown, schema::type_name(kind));
+                reader.fault(
+                    code::CONTRADICTION,
+                    place.as_ref(),
+                    what,
+                    "use a text, a whole number, a decimal, a date or a time",
+                );
             }
             Some(_) => {}
             None => {

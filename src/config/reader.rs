@@ -40,30 +40,6 @@ pub(super) mod code {
     pub(in crate::config) const CONTRADICTION: &str = "AI0017";
     pub(in crate::config) const SECRET_EXPOSED: &str = "AI0018";
     pub(in crate::config) const INSECURE: &str = "AI0019";
-
-    /// Each code and what it stands for: docs/config.md is tested against it.
-    #[cfg(test)]
-    pub(in crate::config) const MEANINGS: &[(&str, &str)] = &[
-        (UNREADABLE, "the config file cannot be read, or is not UTF-8"),
-        (SYNTAX, "not TOML"),
-        (UNKNOWN_KEY, "unknown key"),
-        (MISSING_KEY, "a required key is missing"),
-        (WRONG_TYPE, "a value of the wrong type"),
-        (WRONG_UNIT, "a duration, size or share without a unit, or with an unknown one"),
-        (OUT_OF_RANGE, "a value out of its range"),
-        (UNKNOWN_CHOICE, "a value that is none of the choices"),
-        (VARIABLE, "a variable that is not set, or is written wrongly"),
-        (FILE_UNREADABLE, "a file that the config names cannot be read"),
-        (URL, "`mysql.url` is malformed"),
-        (ADDRESS, "an address is malformed"),
-        (NAME, "a name that is not accepted"),
-        (SAME_TOPIC, "two pipelines read one topic in one group"),
-        (SAME_TABLE, "two pipelines write one table"),
-        (PROPERTY_REFUSED, "a Kafka property that cannot be set, does not exist, or has a value that is not accepted"),
-        (CONTRADICTION, "keys that contradict each other"),
-        (SECRET_EXPOSED, "warning: a secret that others can read"),
-        (INSECURE, "a connection or listener that others can read or meddle with"),
-    ];
 }
 
 /// A text as written, and with its variables filled in.

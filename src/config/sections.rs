@@ -16,22 +16,30 @@ use crate::source;
 /// Most columns an index of MySQL can have.
 const MAX_KEY_COLUMNS: usize = 16;
 
-pub(super) fn config<'d>(reader: &Reader<'d>, document: &'d DeTable<'d>) -> Option<Config> {
+/// What could be read: the whole, and pipelines by themselves.
+pub(super) struct Read {
+    pub config: Option<Config>,
+    pub pipelines: BTreeMap<String, Pipeline>,
+    /// Names of the other pipelines.
+    pub unread: Vec<String>,
+}
+
+pub(super) fn config<'d>(reader: &Reader<'d>, document: &'d DeTable<'d>) -> Read {
     let root = reader.root(document);
     let kafka = kafka_section(reader, &root);
     let mysql = mysql_section(reader, &root);
     let http = http_section(reader, &root);
     let log = log_section(reader, &root);
     let group = kafka.as_ref().map_or("", |kafka| kafka.group.as_str());
-    let pipelines = pipelines(reader, &root, group);
-    Some(Config {
-        path: reader.file.to_owned(),
-        kafka: kafka?,
-        mysql: mysql?,
-        http: http?,
-        log: log?,
-        pipelines: pipelines?,
-    })
+    let (pipelines, unread) = pipelines(reader, &root, group);
+    let whole = !pipelines.is_empty() && unread.is_empty();
+    let config = match (kafka, mysql, http, log) {
+        (Some(kafka), Some(mysql), Some(http), Some(log)) if whole => {
+            Some(Config { path: reader.file.to_owned(), kafka, mysql, http, log, pipelines: pipelines.clone() })
+        }
+        _ => None,
+    };
+    Read { config, pipelines, unread }
 }
 
 fn kafka_section<'d>(reader: &Reader<'d>, root: &Table<'d>) -> Option<Kafka> {
@@ -307,28 +315,32 @@ struct Claim {
     table: Option<Text>,
 }
 
-fn pipelines<'d>(reader: &Reader<'d>, root: &Table<'d>, group: &str) -> Option<BTreeMap<String, Pipeline>> {
+/// The pipelines that can be used, and the names of those that can't.
+fn pipelines<'d>(reader: &Reader<'d>, root: &Table<'d>, group: &str) -> (BTreeMap<String, Pipeline>, Vec<String>) {
     let all = reader.free_table(root, "pipelines", &keys::PIPELINE);
     let mut pipelines = BTreeMap::new();
+    let mut unread = Vec::new();
     let mut claims: Vec<Claim> = Vec::new();
     let named = reader.tables(&all, &keys::PIPELINE);
     if named.is_empty() {
         let help = "add one: [pipelines.users] with topic, table and key";
         reader.fault(code::MISSING_KEY, all.place.as_ref(), "there is no pipeline", help);
     }
-    let count = named.len();
     for (name, table) in named {
         if let Some(what) = names::pipeline(&name) {
             reader.fault(code::NAME, table.place.as_ref(), format!("the pipeline's name {what}"), "");
         }
         let mut claim = Claim { pipeline: name.clone(), group: group.to_owned(), topic: None, table: None };
-        if let Some(pipeline) = pipeline(reader, &table, &mut claim) {
-            pipelines.insert(name, pipeline);
+        match pipeline(reader, &table, &mut claim) {
+            Some(pipeline) => {
+                pipelines.insert(name, pipeline);
+            }
+            None => unread.push(name),
         }
         claims.push(claim);
     }
     refuse_shared(reader, &claims);
-    (!pipelines.is_empty() && pipelines.len() == count).then_some(pipelines)
+    (pipelines, unread)
 }
 
 fn pipeline<'d>(reader: &Reader<'d>, table: &Table<'d>, claim: &mut Claim) -> Option<Pipeline> {
@@ -414,7 +426,12 @@ fn max_refused<'d>(reader: &Reader<'d>, pipeline: &Table<'d>) -> Option<MaxRefus
 }
 
 /// A text that has to be a name; `judge` says what is wrong with one.
-pub(super) fn named<'d>(reader: &Reader<'d>, table: &Table<'d>, name: &str, judge: fn(&str) -> Option<String>) -> Option<Text> {
+pub(super) fn named<'d>(
+    reader: &Reader<'d>,
+    table: &Table<'d>,
+    name: &str,
+    judge: fn(&str) -> Option<String>,
+) -> Option<Text> {
     let text = reader.text(table, name)?;
     if let Some(what) = judge(&text.value) {
         reader.fault(code::NAME, text.place.as_ref(), format!("{}.{name} {what}", table.shown), "");

@@ -9,19 +9,25 @@ use arrow::array::{
 };
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
     TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
     UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::error::ArrowError;
 
+use super::nested::{Lists, Structs, Trail};
 use crate::schema::values::{self, Wrong};
+use crate::schema::{Reading, is_json};
 
 /// One column of an image.
 pub(super) enum Column {
     /// Text, the common case, is taken over from the parser directly.
     Text(Bytes),
     Other(Box<dyn Cells>),
+    /// JSON, kept as it is written.
+    Json(Bytes),
+    Struct(Box<Structs>),
+    List(Box<Lists>),
 }
 
 /// Values of one type, appended from the raw JSON text of each.
@@ -36,10 +42,14 @@ pub(super) trait Cells: Send {
 }
 
 impl Column {
-    /// A column of one of the types that schema files know.
-    pub(super) fn new(data_type: &DataType) -> Self {
+    /// A column for a field of one of the types that schema files know.
+    pub(super) fn new(field: &Field, reading: &Reading) -> Self {
+        let data_type = field.data_type();
         let cells: Box<dyn Cells> = match data_type {
+            DataType::Utf8 if is_json(field) => return Self::Json(Bytes { form: BytesForm::Json, ..Bytes::binary() }),
             DataType::Utf8 => return Self::Text(Bytes::text()),
+            DataType::Struct(fields) => return Self::Struct(Box::new(Structs::new(fields, &reading.inner))),
+            DataType::List(items) => return Self::List(Box::new(Lists::new(items, reading.inner.first()))),
             DataType::Boolean => Box::new(Booleans::default()),
             DataType::Int8 => Box::new(Fixed::<Int8Type>::new(data_type, |raw, _| values::int(raw))),
             DataType::Int16 => Box::new(Fixed::<Int16Type>::new(data_type, |raw, _| values::int(raw))),
@@ -65,26 +75,45 @@ impl Column {
         Self::Other(cells)
     }
 
-    pub(super) fn push(&mut self, raw: &str) -> Result<(), Wrong> {
-        self.cells().push(raw)
+    /// Appends a value; `trail` says what lies inside of one that has parts. Nothing is appended where it is none.
+    pub(super) fn push(&mut self, raw: &str, trail: &mut Trail) -> Result<(), Wrong> {
+        match self {
+            Self::Text(bytes) | Self::Json(bytes) => bytes.push(raw),
+            Self::Other(cells) => cells.push(raw),
+            Self::Struct(structs) => structs.push(raw, trail),
+            Self::List(lists) => lists.push(raw, trail),
+        }
+    }
+
+    /// Whether arrays and objects can be values.
+    pub(super) fn is_nested(&self) -> bool {
+        matches!(self, Self::Json(_) | Self::Struct(_) | Self::List(_))
     }
 
     pub(super) fn push_null(&mut self) {
-        self.cells().push_null();
+        match self {
+            Self::Text(bytes) | Self::Json(bytes) => bytes.push_null(),
+            Self::Other(cells) => cells.push_null(),
+            Self::Struct(structs) => structs.push_null(),
+            Self::List(lists) => lists.push_null(),
+        }
     }
 
     pub(super) fn truncate(&mut self, rows: usize) {
-        self.cells().truncate(rows);
+        match self {
+            Self::Text(bytes) | Self::Json(bytes) => bytes.truncate(rows),
+            Self::Other(cells) => cells.truncate(rows),
+            Self::Struct(structs) => structs.truncate(rows),
+            Self::List(lists) => lists.truncate(rows),
+        }
     }
 
     pub(super) fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        self.cells().finish()
-    }
-
-    fn cells(&mut self) -> &mut dyn Cells {
         match self {
-            Self::Text(text) => text,
-            Self::Other(cells) => cells.as_mut(),
+            Self::Text(bytes) | Self::Json(bytes) => bytes.finish(),
+            Self::Other(cells) => cells.finish(),
+            Self::Struct(structs) => structs.finish(),
+            Self::List(lists) => lists.finish(),
         }
     }
 }
@@ -159,9 +188,17 @@ impl Cells for Booleans {
     }
 }
 
+/// What the bytes of a column are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BytesForm {
+    Text,
+    Json,
+    Binary,
+}
+
 /// Text or bytes: one run of bytes and where each value ends. Stays below 2 GiB because a batch does.
 pub(super) struct Bytes {
-    is_text: bool,
+    form: BytesForm,
     values: Vec<u8>,
     /// Where values begin and end; one more than there are values.
     offsets: Vec<i32>,
@@ -170,11 +207,11 @@ pub(super) struct Bytes {
 
 impl Bytes {
     pub(super) fn text() -> Self {
-        Self { is_text: true, ..Self::binary() }
+        Self { form: BytesForm::Text, ..Self::binary() }
     }
 
     pub(super) fn binary() -> Self {
-        Self { is_text: false, values: Vec::new(), offsets: vec![0], valid: NullBufferBuilder::new(0) }
+        Self { form: BytesForm::Binary, values: Vec::new(), offsets: vec![0], valid: NullBufferBuilder::new(0) }
     }
 
     /// Appends a value as it is.
@@ -187,10 +224,10 @@ impl Bytes {
 
 impl Cells for Bytes {
     fn push(&mut self, raw: &str) -> Result<(), Wrong> {
-        if self.is_text {
-            self.append(values::utf8(raw)?.as_bytes());
-        } else {
-            self.append(&values::binary(raw)?);
+        match self.form {
+            BytesForm::Text => self.append(values::utf8(raw)?.as_bytes()),
+            BytesForm::Json => self.append(values::json(raw)?.as_bytes()),
+            BytesForm::Binary => self.append(&values::binary(raw)?),
         }
         Ok(())
     }
@@ -211,9 +248,9 @@ impl Cells for Bytes {
         let offsets = OffsetBuffer::new(ScalarBuffer::from(take(&mut self.offsets)));
         self.offsets.push(0);
         let valid: Option<NullBuffer> = self.valid.finish();
-        Ok(match self.is_text {
-            true => Arc::new(StringArray::try_new(offsets, values, valid)?),
-            false => Arc::new(BinaryArray::try_new(offsets, values, valid)?),
+        Ok(match self.form {
+            BytesForm::Text | BytesForm::Json => Arc::new(StringArray::try_new(offsets, values, valid)?),
+            BytesForm::Binary => Arc::new(BinaryArray::try_new(offsets, values, valid)?),
         })
     }
 }

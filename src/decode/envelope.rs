@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::columns::Column;
 use super::image::{Image, Seen, Shape};
+use super::nested::Trail;
 use super::rows::{Op, Rows, Which};
 use super::unmapped::Unmapped;
 use super::{Fault, TimestampUnit};
@@ -36,7 +37,12 @@ pub(super) struct Event {
 
 impl Reader {
     pub(super) fn new(schema: &SourceSchema, timestamp_unit: TimestampUnit) -> Self {
-        Self { shape: Shape::new(schema), timestamp_unit, unmapped: Unmapped::default(), seen: Seen::default() }
+        Self {
+            shape: Shape::new(&schema.fields, &schema.reading),
+            timestamp_unit,
+            unmapped: Unmapped::default(),
+            seen: Seen::default(),
+        }
     }
 
     /// Bytes that defaults may add to one event.
@@ -237,7 +243,7 @@ impl Pass<'_> {
     fn skip<'de, A: MapAccess<'de>>(&mut self, map: &mut A, levels: usize) -> Result<(), A::Error> {
         let raw = map.next_value::<&RawValue>()?.get();
         if raw.starts_with(['{', '[']) && json::deeper_than(raw, json::MAX_DEPTH - levels) {
-            return Err(self.stop(Fault::new(format!("the event is nested deeper than {} levels", json::MAX_DEPTH))));
+            return Err(self.too_deep());
         }
         Ok(())
     }
@@ -256,14 +262,25 @@ impl Pass<'_> {
                     Err(_) => wrong.unwrap_or_default(),
                 }
             }
-            Some(column @ Column::Other(_)) => {
+            Some(column) => {
                 let raw = map.next_value::<&RawValue>()?.get();
                 if raw == "null" {
                     column.push_null();
                     return Ok(false);
                 }
-                match column.push(raw) {
-                    Ok(()) => return Ok(true),
+                let mut trail = Trail::default();
+                if column.is_nested() {
+                    if json::deeper_than(raw, json::MAX_DEPTH - 2) {
+                        return Err(self.too_deep());
+                    }
+                    trail = Trail::of(self.shape.fields.get(index).map(|field| &*field.name).unwrap_or_default());
+                }
+                match column.push(raw, &mut trail) {
+                    Ok(()) => {
+                        trail.unknown.iter().for_each(|path| self.unmapped.note(path));
+                        return Ok(true);
+                    }
+                    Err(wrong) if trail.blame.is_some() => return Err(self.stop_inside(which, index, wrong, trail)),
                     Err(wrong) => wrong,
                 }
             }
@@ -271,6 +288,18 @@ impl Pass<'_> {
         };
         let expected = self.shape.fields.get(index).map(|field| field.type_name.as_str()).unwrap_or_default();
         Err(self.stop(Fault::field(&path(self.shape, which, index), &format!("{wrong}, {expected} is expected"))))
+    }
+
+    /// Stops for the sake of a part of a field's value.
+    fn stop_inside<E: de::Error>(&mut self, which: Which, index: usize, wrong: &str, trail: Trail) -> E {
+        let (rest, expected) = trail.blame.unwrap_or_default();
+        let expected = expected.map(|expected| format!(", {expected} is expected")).unwrap_or_default();
+        let place = format!("{}{rest}", path(self.shape, which, index));
+        self.stop(Fault::field(&place, &format!("{wrong}{expected}")))
+    }
+
+    fn too_deep<E: de::Error>(&mut self) -> E {
+        self.stop(Fault::new(format!("the event is nested deeper than {} levels", json::MAX_DEPTH)))
     }
 
     fn end_image(&mut self, which: Which, null: Option<usize>) -> Found {

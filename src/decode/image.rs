@@ -9,7 +9,8 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::columns::Column;
-use crate::schema::{SourceSchema, type_name};
+use super::nested::Trail;
+use crate::schema::{Reading, type_of};
 
 /// The fields of a row image, by index and by every name that events may use.
 pub(super) struct Shape {
@@ -24,21 +25,24 @@ pub(super) struct ShapeField {
     pub(super) required: bool,
     /// JSON text that stands for the missing field.
     default: Option<Box<str>>,
+    /// Bytes that defaults inside of it may add.
+    inner_default_bytes: usize,
 }
 
 impl Shape {
-    pub(super) fn new(schema: &SourceSchema) -> Self {
+    pub(super) fn new(schema: &Fields, readings: &[Reading]) -> Self {
         let mut by_name = HashMap::default();
-        let mut fields = Vec::with_capacity(schema.fields.len());
-        for (index, (field, reading)) in schema.fields.iter().zip(&schema.reading).enumerate() {
+        let mut fields = Vec::with_capacity(schema.len());
+        for (index, (field, reading)) in schema.iter().zip(readings).enumerate() {
             for name in std::iter::once(field.name()).chain(&reading.aliases) {
                 by_name.insert(name.as_str().into(), index);
             }
             fields.push(ShapeField {
                 name: field.name().as_str().into(),
-                type_name: type_name(field.data_type()),
+                type_name: type_of(field),
                 required: !field.is_nullable(),
                 default: reading.default.as_deref().map(Into::into),
+                inner_default_bytes: reading.inner.iter().map(default_bytes).sum(),
             });
         }
         Self { fields, by_name }
@@ -54,8 +58,13 @@ impl Shape {
 
     /// Bytes that defaults may add to one image.
     pub(super) fn default_bytes(&self) -> usize {
-        self.fields.iter().filter_map(|field| field.default.as_deref()).map(str::len).sum()
+        let own = |field: &ShapeField| field.default.as_deref().map_or(0, str::len) + field.inner_default_bytes;
+        self.fields.iter().map(own).sum()
     }
+}
+
+fn default_bytes(reading: &Reading) -> usize {
+    reading.default.as_deref().map_or(0, str::len) + reading.inner.iter().map(default_bytes).sum::<usize>()
 }
 
 /// Buffers of one image. Between rows all columns are equally long.
@@ -65,9 +74,14 @@ pub(super) struct Image {
 }
 
 impl Image {
-    pub(super) fn new(schema: &SourceSchema) -> Self {
-        let columns = schema.fields.iter().map(|field| Column::new(field.data_type())).collect();
+    pub(super) fn new(fields: &Fields, readings: &[Reading]) -> Self {
+        let columns = fields.iter().zip(readings).map(|(field, reading)| Column::new(field, reading)).collect();
         Self { columns, present: NullBufferBuilder::new(0) }
+    }
+
+    /// Rows that are complete.
+    pub(super) fn len(&self) -> usize {
+        self.present.len()
     }
 
     pub(super) fn column(&mut self, index: usize) -> Option<&mut Column> {
@@ -78,7 +92,7 @@ impl Image {
     pub(super) fn push_missing(&mut self, index: usize, shape: &Shape) -> bool {
         let Some(column) = self.columns.get_mut(index) else { return false };
         let default = shape.fields.get(index).and_then(|field| field.default.as_deref());
-        if default.is_some_and(|default| column.push(default).is_ok()) {
+        if default.is_some_and(|default| column.push(default, &mut Trail::default()).is_ok()) {
             return true;
         }
         column.push_null();

@@ -13,10 +13,11 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::columns::Column;
+use super::nested::Trail;
 use crate::error::{Error, Kind, Result};
 use crate::json;
 use crate::record::RawRecord;
-use crate::schema::values;
+use crate::schema::{Reading, values};
 
 /// Changes to a table, in their order.
 #[derive(Debug, Clone)]
@@ -45,7 +46,7 @@ impl Keyed {
         let schema = Arc::new(Schema::new(fields));
         Self {
             key: key.iter().filter_map(|name| schema.index_of(name).ok()).collect(),
-            columns: columns.iter().map(|(_, kind)| Column::new(kind)).collect(),
+            columns: schema.fields().iter().map(|field| column_of(field)).collect(),
             schema,
             deleted: Vec::new(),
         }
@@ -74,7 +75,7 @@ impl Keyed {
         for (place, cell) in cells.iter().enumerate() {
             let Some(column) = self.columns.get_mut(place) else { break };
             let pushed = match cell {
-                Some(raw) => column.push(raw),
+                Some(raw) => column.push(raw, &mut Trail::default()),
                 None => {
                     column.push_null();
                     Ok(())
@@ -94,12 +95,9 @@ impl Keyed {
     pub fn take(&mut self) -> Result<Changes> {
         let columns = self.columns.iter_mut().map(Column::finish).collect::<Result<Vec<_>, _>>();
         let rows = columns.and_then(|columns| RecordBatch::try_new(Arc::clone(&self.schema), columns));
-        let rows = rows.map_err(|error| Error::new(Kind::Bug, "a lookup's rows can't be put together").source(error))?;
+        let rows =
+            rows.map_err(|error| Error::new(Kind::Bug, "a lookup's rows can't be put together").source(error))?;
         Ok(Changes { rows, deleted: std::mem::take(&mut self.deleted) })
-    }
-
-    fn kind(&self, column: usize) -> &DataType {
-        self.schema.field(column).data_type()
     }
 
     /// The key columns' JSON texts from the record's key; why not, otherwise.
@@ -114,16 +112,20 @@ impl Keyed {
             };
             return self.key.iter().map(member).collect();
         }
-        let [column] = self.key.as_slice() else { return Err("its key is no JSON object, and there are several key columns") };
-        let kind = self.kind(*column);
+        let [column] = self.key.as_slice() else {
+            return Err("its key is no JSON object, and there are several key columns");
+        };
+        let field = self.schema.field(*column);
         let quoted = serde_json::Value::from(text).to_string();
-        let as_json = match kind {
-            DataType::Utf8 => text.starts_with('"') && json::string(text).is_some() && values::check(text, kind).is_ok(),
-            _ => values::check(text, kind).is_ok(),
+        let as_json = match field.data_type() {
+            DataType::Utf8 => {
+                text.starts_with('"') && json::string(text).is_some() && values::check(text, field).is_ok()
+            }
+            _ => values::check(text, field).is_ok(),
         };
         match as_json {
             true => Ok(vec![text.to_owned()]),
-            false if values::check(&quoted, kind).is_ok() => Ok(vec![quoted]),
+            false if values::check(&quoted, field).is_ok() => Ok(vec![quoted]),
             false => Err("its key has another type than the key column"),
         }
     }
@@ -156,7 +158,9 @@ impl Keyed {
             Ok(key) => {
                 for (column, raw) in self.key.iter().zip(key) {
                     let said = cells[*column].replace(raw);
-                    if said.is_some_and(|said| !self.same(*column, &said, cells[*column].as_deref().unwrap_or_default())) {
+                    if said
+                        .is_some_and(|said| !self.same(*column, &said, cells[*column].as_deref().unwrap_or_default()))
+                    {
                         let name = self.schema.field(*column).name();
                         return Err(format!("its key and its value differ in {name:?}"));
                     }
@@ -174,12 +178,16 @@ impl Keyed {
     /// Whether two JSON texts are the same value of a column's type.
     fn same(&self, column: usize, one: &str, other: &str) -> bool {
         let read = |raw: &str| {
-            let mut cell = Column::new(self.kind(column));
-            cell.push(raw).ok()?;
+            let mut cell = column_of(self.schema.field(column));
+            cell.push(raw, &mut Trail::default()).ok()?;
             cell.finish().ok()
         };
         one == other || read(one).zip(read(other)).is_some_and(|(one, other)| one == other)
     }
+}
+
+fn column_of(field: &Field) -> Column {
+    Column::new(field, &Reading::default())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use super::envelope::Reader;
 use super::image::Shape;
+use super::nested::Trail;
 use super::rows::{Op, Rows, Which};
 use crate::json;
 use crate::record::RawRecord;
@@ -83,7 +84,8 @@ fn image(shape: &Shape, raw: Option<&str>, rows: &mut Rows, which: Which) -> Rea
         let is_value = match raw {
             None => image.push_missing(index, shape),
             Some(raw) => {
-                let pushed = raw != "null" && image.column(index).is_some_and(|column| column.push(raw).is_ok());
+                let pushed = raw != "null"
+                    && image.column(index).is_some_and(|column| column.push(raw, &mut Trail::default()).is_ok());
                 if !pushed && let Some(column) = image.column(index) {
                     column.push_null();
                 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 
 mod hostile;
+mod nested;
 
 const NOW_MS: i64 = 1_700_000_000_000;
 const GOOD: &str = r#"{"op":"c","before":null,"after":{"userId":"7","name":"Ada","email":null,"country":"GB"},"timestamp":1700000000000}"#;

@@ -51,7 +51,10 @@ impl EmbeddedBroker {
     }
 
     /// Sends all records, `rate` per second.
-    pub(super) async fn produce(&self, topic: &str, records: Vec<OwnedRecord>, rate: u64) -> Result<u64> {
+    pub(super) async fn produce<I>(&self, topic: &str, records: I, rate: u64) -> Result<u64>
+    where
+        I: IntoIterator<Item = OwnedRecord> + Send + 'static,
+    {
         let (addresses, topic) = (self.addresses.clone(), topic.to_owned());
         let sending = tokio::task::spawn_blocking(move || {
             generate::produce(&addresses, &topic, &BTreeMap::new(), records, Some(rate), |_| ())

@@ -149,7 +149,10 @@ impl Lookups {
     ///
     /// # Errors
     /// [`Kind::Config`] for rows that can't be a lookup.
-    pub async fn load(&mut self, stop: &mut watch::Receiver<bool>) -> Result<Option<BTreeMap<String, Arc<LookupTable>>>> {
+    pub async fn load(
+        &mut self,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Option<BTreeMap<String, Arc<LookupTable>>>> {
         if self.entries.iter().any(Entry::must_be_loaded) {
             let names: Vec<&str> = self.entries.iter().map(|entry| entry.lookup.name.as_str()).collect();
             tracing::info!(pipeline = self.pipeline, lookups = names.join(", "), "loading lookups");

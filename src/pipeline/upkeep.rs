@@ -13,9 +13,9 @@ use super::{Pipeline, Stations, sum_changes};
 use crate::error::{Error, Kind, Result};
 use crate::position::Partition;
 use crate::record::RawBatch;
+use crate::sink::Superseded;
 use crate::sink::positions::SumChanges;
 use crate::sink::summary::{self, Summary};
-use crate::sink::Superseded;
 use crate::work::Evaluation;
 
 const LOOK_AT_MARKS: Duration = Duration::from_secs(1);
@@ -172,7 +172,10 @@ impl Pipeline {
         if !lookups.is_retry_due() {
             return Ok(());
         }
-        tracing::info!(pipeline = self.settings.name, "lookup changed: records that the models refused are tried again");
+        tracing::info!(
+            pipeline = self.settings.name,
+            "lookup changed: records that the models refused are tried again"
+        );
         let began = Instant::now();
         let done = match self.retry_model_refusals().await {
             Ok(()) => self.rerun_due().await,

@@ -1,17 +1,27 @@
 //! Reading one schema file: every fault in it at once, each with its place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 
-use super::{Reading, SourceSchema, type_name, type_named, values};
+use super::types::type_named;
+use super::{Breaking, Reading, SourceSchema, Verb, as_json, type_of, values};
 use crate::diagnostic::{Diagnostic, Span, did_you_mean, has_errors};
 use crate::json;
 
 /// Metadata that mean something to us; other names are the writer's own.
 const METADATA: [&str; 3] = ["doc", "aliases", "default"];
+/// Keys of the file itself, of a field, and of a list's items.
+const FILE_KEYS: [&str; 4] = ["$schema", "doc", "breaking", "fields"];
+const FIELD_KEYS: [&str; 6] = ["name", "type", "nullable", "fields", "items", "metadata"];
+const ITEM_KEYS: [&str; 5] = ["type", "nullable", "fields", "items", "metadata"];
+/// Most levels of structs and lists inside each other.
+pub(super) const MAX_LEVELS: usize = 16;
+/// Name of a list's items in Arrow.
+const ITEM: &str = "item";
 
 /// One field of the file and where its parts stand.
 struct Entry<'t> {
@@ -21,102 +31,232 @@ struct Entry<'t> {
     name: &'t str,
 }
 
+/// The parts of a field, or of a list's items, as they are read.
+struct Parts<'t> {
+    data_type: Option<&'t str>,
+    nullable: bool,
+    fields: Option<&'t str>,
+    items: Option<&'t str>,
+    metadata: Vec<(String, String, &'t str)>,
+}
+
 pub(super) fn schema(version: u32, path: &Path, text: &str) -> Result<SourceSchema, Vec<Diagnostic>> {
-    let mut reader = Reader { text, path, faults: Vec::new() };
-    let (doc, entries) = reader.file();
+    let mut reader = Reader { text, path, faults: Vec::new(), places: BTreeMap::new() };
+    let file = reader.file().unwrap_or_default();
     if has_errors(&reader.faults) {
+        reader.faults.sort_by_key(|fault| fault.span);
         return Err(reader.faults);
     }
+    let places = reader.places;
+    let File { doc, editor, breaking, entries } = file;
     let (fields, reading): (Vec<Field>, _) = entries.into_iter().map(|entry| (entry.field, entry.reading)).unzip();
-    Ok(SourceSchema { version, path: path.to_owned(), doc, fields: fields.into(), reading })
+    Ok(SourceSchema { version, path: path.to_owned(), doc, editor, fields: fields.into(), reading, breaking, places })
+}
+
+/// What a file says.
+#[derive(Default)]
+struct File<'t> {
+    doc: Option<String>,
+    editor: Option<String>,
+    breaking: Vec<Breaking>,
+    entries: Vec<Entry<'t>>,
 }
 
 struct Reader<'t> {
     text: &'t str,
     path: &'t Path,
     faults: Vec<Diagnostic>,
+    places: BTreeMap<String, Span>,
 }
 
 impl<'t> Reader<'t> {
-    fn file(&mut self) -> (Option<String>, Vec<Entry<'t>>) {
-        let mut doc = None;
-        let mut entries = None;
+    fn file(&mut self) -> Option<File<'t>> {
         if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(self.text) {
             self.not_json(&error);
-            return (None, Vec::new());
+            return None;
         }
-        let Some(members) = self.object(self.text, "a schema file") else { return (None, Vec::new()) };
+        let mut file = File::default();
+        let members = self.object(self.text, "a schema file")?;
+        if !members.iter().any(|(name, _)| name == "fields") {
+            self.fault("AI0204", self.text, "`fields` is missing", "list the row's fields under it");
+        }
         for (name, raw) in members {
             match name.as_str() {
-                "doc" => doc = self.string(raw, "`doc`"),
-                "fields" => entries = Some(self.fields(raw)),
-                _ => self.unknown(&name, raw, ["doc", "fields"]),
+                "doc" => file.doc = self.string(raw, "`doc`"),
+                "fields" => file.entries = self.fields(raw, "", 1),
+                "breaking" => file.breaking = self.breaking(raw),
+                // For editors; whatever it names, the file means the same.
+                "$schema" => file.editor = self.string(raw, "`$schema`"),
+                _ => self.unknown(&name, raw, &FILE_KEYS),
             }
         }
-        let entries = match entries {
-            Some(entries) => entries,
-            None => {
-                self.fault("AI0204", self.text, "`fields` is missing", "list the row's fields under it");
-                Vec::new()
-            }
-        };
-        self.refuse_shared_names(&entries);
-        (doc, entries)
+        Some(file)
     }
 
-    fn fields(&mut self, raw: &'t str) -> Vec<Entry<'t>> {
+    /// The fields of the row, or of the struct at `path`, which stand `level` structs and lists deep.
+    fn fields(&mut self, raw: &'t str, path: &str, level: usize) -> Vec<Entry<'t>> {
         let Ok(elements) = json::elements(raw) else {
             self.fault("AI0204", raw, format!("`fields` {}, an array is expected", json::kind(raw)), "");
             return Vec::new();
         };
         if elements.is_empty() {
-            self.fault("AI0204", raw, "`fields` is empty", "a row has at least the fields of its key");
+            let help = if level == 1 {
+                "a row has at least the fields of its key"
+            } else {
+                "list the struct's fields, or make it \"json\", which takes whatever there is"
+            };
+            self.fault("AI0204", raw, "`fields` is empty", help);
         }
-        elements.into_iter().filter_map(|element| self.field(element)).collect()
+        let entries: Vec<_> = elements.into_iter().filter_map(|element| self.field(element, path, level)).collect();
+        self.refuse_shared_names(&entries);
+        entries
     }
 
-    fn field(&mut self, raw: &'t str) -> Option<Entry<'t>> {
-        let (mut name, mut data_type, mut nullable, mut metadata) = (None, None, true, Vec::new());
+    fn field(&mut self, raw: &'t str, path: &str, level: usize) -> Option<Entry<'t>> {
+        let mut name = None;
         let members = self.object(raw, "a field")?;
         if !members.iter().any(|(key, _)| key == "name") {
             self.fault("AI0204", raw, "a field without `name`", "");
         }
-        for (key, value) in members {
-            match key.as_str() {
-                "name" => name = self.string(value, "`name`").map(|content| (content, value)),
-                "type" => data_type = Some(self.data_type(value)),
-                "nullable" => match values::boolean(value) {
-                    Ok(given) => nullable = given,
-                    Err(wrong) => {
-                        self.fault("AI0204", value, format!("`nullable` {wrong}, true or false is expected"), "");
-                    }
-                },
-                "metadata" => metadata = self.metadata(value),
-                _ => self.unknown(&key, value, ["name", "type", "nullable", "metadata"]),
-            }
+        if let Some((_, value)) = members.iter().find(|(key, _)| key == "name") {
+            name = self.string(value, "`name`").map(|content| (content, *value));
         }
+        let shown = name.as_ref().map(|(name, _)| name.clone()).unwrap_or_default();
+        let parts = self.parts(members, &FIELD_KEYS);
+        let has_type = parts.data_type.is_some();
+        let built = self.build(&shown, parts, &join(path, &shown), level);
         let (name, name_raw) = name?;
         if name.is_empty() {
             self.fault("AI0204", name_raw, "a field's name is empty", "");
         }
-        if data_type.is_none() {
+        if !has_type {
             self.fault("AI0204", name_raw, format!("the field \"{name}\" has no `type`"), "e.g. \"type\": \"utf8\"");
         }
-        let data_type = data_type??;
-        let reading = self.reading(&name, &data_type, &metadata);
-        let metadata: HashMap<String, String> = metadata.into_iter().map(|(key, value, _)| (key, value)).collect();
-        Some(Entry { field: Field::new(name, data_type, nullable).with_metadata(metadata), reading, name: name_raw })
+        let (field, reading) = built?;
+        if let Some(span) = self.place(name_raw) {
+            self.places.insert(join(path, &name), span);
+        }
+        Some(Entry { field, reading, name: name_raw })
     }
 
-    fn data_type(&mut self, raw: &'t str) -> Option<DataType> {
-        let name = self.string(raw, "`type`")?;
-        match type_named(name.trim()) {
+    fn parts(&mut self, members: Vec<(String, &'t str)>, known: &[&'static str]) -> Parts<'t> {
+        let mut parts = Parts { data_type: None, nullable: true, fields: None, items: None, metadata: Vec::new() };
+        for (key, value) in members {
+            match key.as_str() {
+                key if !known.contains(&key) => self.unknown(key, value, known),
+                "type" => parts.data_type = Some(value),
+                "nullable" => match values::boolean(value) {
+                    Ok(given) => parts.nullable = given,
+                    Err(wrong) => {
+                        self.fault("AI0204", value, format!("`nullable` {wrong}, true or false is expected"), "");
+                    }
+                },
+                "fields" => parts.fields = Some(value),
+                "items" => parts.items = Some(value),
+                "metadata" => parts.metadata = self.metadata(value),
+                _ => {}
+            }
+        }
+        parts
+    }
+
+    /// The Arrow field of `parts`, called `name`, whose path is `path`.
+    fn build(&mut self, name: &str, parts: Parts<'t>, path: &str, level: usize) -> Option<(Field, Reading)> {
+        let type_raw = parts.data_type?;
+        let type_name = self.string(type_raw, "`type`")?;
+        let mut json = false;
+        let (data_type, inner) = match type_name.trim() {
+            "struct" | "list" if level >= MAX_LEVELS => {
+                let what = format!("\"{path}\" stands more than {MAX_LEVELS} structs and lists deep");
+                self.fault("AI0210", type_raw, what, "make an outer one \"json\", which takes whatever there is");
+                return None;
+            }
+            "struct" => {
+                let Some(raw) = parts.fields else {
+                    self.fault("AI0211", type_raw, format!("the struct \"{name}\" has no `fields`"), STRUCT_HELP);
+                    return None;
+                };
+                let entries = self.fields(raw, path, level + 1);
+                let (fields, inner): (Vec<Field>, Vec<Reading>) =
+                    entries.into_iter().map(|entry| (entry.field, entry.reading)).unzip();
+                (DataType::Struct(fields.into()), inner)
+            }
+            "list" => {
+                let Some(raw) = parts.items else {
+                    self.fault("AI0211", type_raw, format!("the list \"{name}\" has no `items`"), LIST_HELP);
+                    return None;
+                };
+                let (items, reading) = self.items(raw, name, path, level)?;
+                (DataType::List(Arc::new(items)), vec![reading])
+            }
+            scalar => {
+                json = scalar == "json";
+                (self.scalar(scalar, type_raw)?, Vec::new())
+            }
+        };
+        for (key, raw, word) in [("fields", parts.fields, "struct"), ("items", parts.items, "list")] {
+            if let Some(raw) = raw
+                && type_name.trim() != word
+            {
+                let help = format!("only a \"{word}\" has `{key}`: change the type, or leave them out");
+                self.fault("AI0211", raw, format!("`{key}` of \"{name}\", whose type is {type_name}"), help);
+            }
+        }
+        let metadata: HashMap<String, String> =
+            parts.metadata.iter().map(|(key, value, _)| (key.clone(), value.clone())).collect();
+        let mut field = Field::new(name, data_type, parts.nullable).with_metadata(metadata);
+        if json {
+            field = as_json(field);
+        }
+        let reading = Reading { inner, ..self.reading(&field, &parts.metadata) };
+        Some((field, reading))
+    }
+
+    fn items(&mut self, raw: &'t str, list: &str, path: &str, level: usize) -> Option<(Field, Reading)> {
+        let members = self.object(raw, "`items`")?;
+        let parts = self.parts(members, &ITEM_KEYS);
+        if parts.data_type.is_none() {
+            self.fault("AI0204", raw, format!("the items of \"{list}\" have no `type`"), "e.g. \"type\": \"utf8\"");
+        }
+        if let Some((_, _, raw)) = parts.metadata.iter().find(|(key, ..)| key == "aliases") {
+            let what = format!("`aliases` of the items of \"{list}\", which have no name");
+            self.fault("AI0211", raw, what, "leave it out");
+        }
+        let (field, reading) = self.build(ITEM, parts, &format!("{path}[]"), level + 1)?;
+        // One default stands for any number of items: a short event could grow beyond any bound.
+        if reading.has_default() {
+            let what = format!("a `default` inside of the items of \"{list}\"");
+            self.fault("AI0211", raw, what, "leave it out: COALESCE in the SQL does the same");
+        }
+        Some((field, reading))
+    }
+
+    fn scalar(&mut self, name: &str, raw: &'t str) -> Option<DataType> {
+        match type_named(name) {
             Ok(data_type) => Some(data_type),
             Err(help) => {
                 self.fault("AI0205", raw, format!("\"{name}\" is no type that events can carry"), help);
                 None
             }
         }
+    }
+
+    fn breaking(&mut self, raw: &'t str) -> Vec<Breaking> {
+        let Ok(elements) = json::elements(raw) else {
+            self.fault("AI0204", raw, format!("`breaking` {}, an array is expected", json::kind(raw)), BREAKING_HELP);
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for raw in elements {
+            let Some(text) = self.string(raw, "an entry of `breaking`") else { continue };
+            match breaking(&text) {
+                Some((verb, field, reason)) => {
+                    found.push(Breaking { verb, field, reason, span: self.place(raw) });
+                }
+                None => self.fault("AI0212", raw, "an entry of `breaking` that can't be read", BREAKING_HELP),
+            }
+        }
+        found
     }
 
     /// Name, value and the value's raw text of each entry.
@@ -135,8 +275,9 @@ impl<'t> Reader<'t> {
         metadata
     }
 
-    fn reading(&mut self, name: &str, data_type: &DataType, metadata: &[(String, String, &'t str)]) -> Reading {
+    fn reading(&mut self, field: &Field, metadata: &[(String, String, &'t str)]) -> Reading {
         let mut reading = Reading::default();
+        let name = field.name();
         for (key, content, raw) in metadata {
             match key.as_str() {
                 "aliases" => match serde_json::from_str(content) {
@@ -148,12 +289,12 @@ impl<'t> Reader<'t> {
                         r#"write it as a text, e.g. "aliases": "[\"user_id\"]""#,
                     ),
                 },
-                "default" => match default(content, data_type) {
+                "default" => match default(content, field) {
                     Ok(default) => reading.default = Some(default),
                     Err(wrong) => self.fault(
                         "AI0208",
                         raw,
-                        format!("`default` of \"{name}\" {wrong}, {} is expected", type_name(data_type)),
+                        format!("`default` of \"{name}\" {wrong}, {} is expected", type_of(field)),
                         "write it as it would stand in an event, text without quotes",
                     ),
                 },
@@ -203,8 +344,8 @@ impl<'t> Reader<'t> {
         content.map(Into::into)
     }
 
-    fn unknown<const N: usize>(&mut self, name: &str, raw: &'t str, known: [&'static str; N]) {
-        let help = match did_you_mean(name, known) {
+    fn unknown(&mut self, name: &str, raw: &'t str, known: &[&'static str]) {
+        let help = match did_you_mean(name, known.iter().copied()) {
             Some(meant) => format!("did you mean \"{meant}\"?"),
             None => format!("the keys here are {}", known.join(", ")),
         };
@@ -223,17 +364,39 @@ impl<'t> Reader<'t> {
         self.faults.push(fault.file(self.path).span(Some(span)));
     }
 
+    /// The place of `raw`, which must be a slice of the file's text.
+    fn place(&self, raw: &str) -> Option<Span> {
+        let start = (raw.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize);
+        span(self.text, start..start + raw.len())
+    }
+
     /// Notes a fault at `raw`, which must be a slice of the file's text.
     fn fault(&mut self, code: &'static str, raw: &str, message: impl Into<String>, help: impl Into<String>) {
-        let start = (raw.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize);
-        let mut fault =
-            Diagnostic::error(code, message).file(self.path).span(span(self.text, start..start + raw.len()));
+        let mut fault = Diagnostic::error(code, message).file(self.path).span(self.place(raw));
         let help: String = help.into();
         if !help.is_empty() {
             fault = fault.help(help);
         }
         self.faults.push(fault);
     }
+}
+
+const STRUCT_HELP: &str = r#"e.g. "fields": [{ "name": "zip", "type": "utf8" }]"#;
+const LIST_HELP: &str = r#"e.g. "items": { "type": "utf8" }"#;
+const BREAKING_HELP: &str = r#"write what happens to which field, and why, e.g. "drop phone: the product is gone"; the verbs are drop, narrow, retype, require, unalias, redefault"#;
+
+/// Verb, field and reason of an entry of `breaking`.
+fn breaking(text: &str) -> Option<(Verb, String, String)> {
+    let (what, reason) = text.split_once(':')?;
+    let (verb, field) = what.trim().split_once(char::is_whitespace)?;
+    let verb = Verb::ALL.into_iter().find(|known| known.name() == verb)?;
+    let (field, reason) = (field.trim(), reason.trim());
+    (!field.is_empty() && !reason.is_empty()).then(|| (verb, field.to_owned(), reason.to_owned()))
+}
+
+/// The path of the field `name` inside `path`.
+pub(super) fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// The place of `bytes` in `text`; long pieces are marked on their first line only.
@@ -247,13 +410,14 @@ fn span(text: &str, bytes: Range<usize>) -> Option<Span> {
 }
 
 /// The JSON text of a default: as written where it is a value of the type, else as a string.
-fn default(content: &str, data_type: &DataType) -> Result<String, values::Wrong> {
+fn default(content: &str, field: &Field) -> Result<String, values::Wrong> {
     let quoted = serde_json::Value::from(content).to_string();
     let bare = serde_json::from_str::<&serde_json::value::RawValue>(content).map(|raw| raw.get());
+    let text = matches!(field.data_type(), DataType::Utf8 | DataType::Binary) && !super::is_json(field);
     match bare {
-        Ok(raw) if !matches!(data_type, DataType::Utf8 | DataType::Binary) && !raw.starts_with('"') => {
-            values::check(raw, data_type).map(|()| raw.to_owned())
+        Ok(raw) if !text && (!raw.starts_with('"') || super::is_json(field)) => {
+            values::check(raw, field).map(|()| raw.to_owned())
         }
-        _ => values::check(&quoted, data_type).map(|()| quoted),
+        _ => values::check(&quoted, field).map(|()| quoted),
     }
 }

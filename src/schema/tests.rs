@@ -1,3 +1,4 @@
+use super::types::type_named;
 use super::*;
 
 const USERS: &str = include_str!("../../schemas/users/1.json");
@@ -66,7 +67,8 @@ fn a_folder_without_versions_says_what_to_do() {
 
 #[test]
 fn every_type_has_one_name_that_reads_back() {
-    for name in TYPES.into_iter().chain(["timestamp(s)", "timestamp(ns)", "decimal128(38,0)", "decimal128(5,5)"]) {
+    let others = ["timestamp(s)", "timestamp(ns)", "decimal128(38,0)", "decimal128(5,5)"];
+    for name in types::TYPES.into_iter().filter(|name| *name != "json").chain(others) {
         assert_eq!(type_name(&type_named(name).unwrap()), name);
     }
     assert_eq!(type_named("decimal128( 10 , 2 )"), Ok(DataType::Decimal128(10, 2)));
@@ -112,10 +114,10 @@ fn all_faults_of_a_file_are_found_at_once_with_their_places() {
             r#"AI0204 6:14 unknown key "nmae" (did you mean "name"?)"#,
             "AI0205 6:27 \"timestamp\" is no type that events can carry \
              (write the unit too: timestamp(s), timestamp(ms), timestamp(us) or timestamp(ns))",
-            r#"AI0204 7:99 unknown key "alias" (did you mean "aliases"?)"#,
             "AI0208 7:65 `default` of \"credit\" is a string, int32 is expected \
              (write it as it would stand in an event, text without quotes)",
             r#"AI0207 7:84 `aliases` of "credit" is no JSON array of names (write it as a text, e.g. "aliases": "[\"user_id\"]")"#,
+            r#"AI0204 7:99 unknown key "alias" (did you mean "aliases"?)"#,
             "AI0204 8:5 a field is a number, an object is expected",
         ]
     );

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -134,7 +134,7 @@ pub fn decimal128(raw: &str, data_type: &DataType) -> Result<i128, Wrong> {
 }
 
 /// The digits of a decimal number without zeros at either end, and the power of ten that they stand for. Empty for zero.
-fn significant_digits(text: &str) -> Option<(String, i64)> {
+pub(crate) fn significant_digits(text: &str) -> Option<(String, i64)> {
     let unsigned = text.strip_prefix('-').unwrap_or(text);
     let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
         // An exponent of ten digits or more can't be meant; it is refused rather than computed with.
@@ -152,9 +152,25 @@ fn significant_digits(text: &str) -> Option<(String, i64)> {
     Some((significant.trim_start_matches('0').to_owned(), exponent - fraction.len() as i64 + dropped as i64))
 }
 
-/// Whether `raw` is a value of `data_type`, one of the types that schema files know.
-pub fn check(raw: &str, data_type: &DataType) -> Result<(), Wrong> {
+/// The text of a `json` field as it is, unless no store of JSON could take it: a text in it that is none, or levels beyond
+/// [`json::MAX_DEPTH`].
+pub fn json(raw: &str) -> Result<&str, Wrong> {
+    if !raw.starts_with(['{', '[', '"']) {
+        return Ok(raw);
+    }
+    let survey = json::survey(raw, |_| ());
+    match survey {
+        _ if survey.depth > json::MAX_DEPTH => Err("is nested too deep"),
+        _ if survey.broken_text => Err("holds an escape that is no character"),
+        _ => Ok(raw),
+    }
+}
+
+/// Whether `raw` is a value of the field, which is of a type that schema files know.
+pub fn check(raw: &str, field: &Field) -> Result<(), Wrong> {
+    let data_type = field.data_type();
     match data_type {
+        DataType::Utf8 if super::is_json(field) => json(raw).map(drop),
         DataType::Utf8 => utf8(raw).map(drop),
         DataType::Binary => binary(raw).map(drop),
         DataType::Boolean => boolean(raw).map(drop),
@@ -171,7 +187,36 @@ pub fn check(raw: &str, data_type: &DataType) -> Result<(), Wrong> {
         DataType::Date32 => date32(raw).map(drop),
         DataType::Timestamp(_, _) => timestamp(raw, data_type).map(drop),
         DataType::Decimal128(_, _) => decimal128(raw, data_type).map(drop),
+        DataType::Struct(fields) => check_members(raw, fields),
+        DataType::List(items) => {
+            let elements = json::elements(raw).map_err(|_| json::kind(raw))?;
+            elements.into_iter().try_for_each(|element| check_inner(element, items))
+        }
         _ => Err("has a type that JSON events can't carry"),
+    }
+}
+
+fn check_members(raw: &str, fields: &Fields) -> Result<(), Wrong> {
+    let members = json::members(raw).map_err(|_| json::kind(raw))?;
+    for (index, (name, value)) in members.iter().enumerate() {
+        let field = fields.iter().find(|field| field.name() == name).ok_or("has a member that its struct lacks")?;
+        if members.iter().take(index).any(|(earlier, _)| earlier == name) {
+            return Err("has a member twice");
+        }
+        check_inner(value, field)?;
+    }
+    let given = |name: &String| members.iter().any(|(given, _)| given == name);
+    match fields.iter().all(|field| field.is_nullable() || given(field.name())) {
+        true => Ok(()),
+        false => Err("lacks a member that may not be missing"),
+    }
+}
+
+fn check_inner(raw: &str, field: &Field) -> Result<(), Wrong> {
+    match raw {
+        "null" if field.is_nullable() => Ok(()),
+        "null" => Err("has a null in it that may not be null"),
+        _ => check(raw, field),
     }
 }
 

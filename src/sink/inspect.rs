@@ -69,6 +69,7 @@ pub async fn target(
         ),
     )
     .await?;
+    let json = json_columns(session, table).await?;
     let mut found: Vec<Column> = Vec::new();
     let mut version_columns = 0;
     for row in &columns {
@@ -79,7 +80,11 @@ pub async fn target(
         } else if !text_at(row, 11).to_uppercase().contains("GENERATED")
             && !known.is_some_and(|known| known.column(&name).is_none() && needs_no_value(row))
         {
-            found.push(column(row));
+            let mut column = column(row);
+            if json.contains(&column.name) {
+                column.holds = Holds::JsonText;
+            }
+            found.push(column);
         }
     }
     if version_columns < VERSION_COLUMNS.len() {
@@ -106,6 +111,27 @@ pub async fn target(
     } else {
         Ok(Err(faults))
     }
+}
+
+/// Columns that MariaDB keeps as text and checks to be JSON, which is its type JSON.
+async fn json_columns(session: &mut Session, table: &str) -> Result<Vec<String>> {
+    if !session.facts.mariadb {
+        return Ok(Vec::new());
+    }
+    let checks = query(
+        session,
+        &format!(
+            "SELECT check_clause FROM information_schema.check_constraints WHERE constraint_schema = DATABASE() AND table_name = {}",
+            text(table)
+        ),
+    )
+    .await?;
+    let checked = |row: &Row| {
+        let clause = text_at(row, 0);
+        let name = clause.strip_prefix("json_valid(`")?.strip_suffix("`)")?;
+        Some(name.replace("``", "`"))
+    };
+    Ok(checks.iter().filter_map(checked).collect())
 }
 
 /// Whether a row can be inserted without a value for the column.

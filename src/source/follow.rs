@@ -183,7 +183,9 @@ impl Follower {
     fn describe(&self, timeout: Duration) -> Result<(Vec<Partition>, Option<String>)> {
         let asked = || -> KafkaResult<Option<(Vec<Partition>, Option<String>)>> {
             let metadata = self.client.fetch_metadata(Some(&self.topic), timeout)?;
-            let Some(found) = metadata.topics().iter().find(|found| found.name() == self.topic) else { return Ok(None) };
+            let Some(found) = metadata.topics().iter().find(|found| found.name() == self.topic) else {
+                return Ok(None);
+            };
             let missing = [RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::UnknownTopic];
             match found.error().map(RDKafkaErrorCode::from) {
                 Some(code) if missing.contains(&code) => return Ok(None),
@@ -215,8 +217,7 @@ impl Follower {
             .and_then(|()| self.client.incremental_assign(&list));
         begun.map_err(|error| self.away(&error.to_string()))?;
         let loaded = low >= high;
-        let place =
-            Place { low, goal: high, next: low, end: high, at_end: loaded, end_reached: None, loaded };
+        let place = Place { low, goal: high, next: low, end: high, at_end: loaded, end_reached: None, loaded };
         self.partitions.insert(partition, place);
         Ok(place)
     }
@@ -246,7 +247,11 @@ impl Follower {
         for partition in partitions {
             if !self.partitions.contains_key(&partition) {
                 self.begin(partition)?;
-                tracing::warn!(topic = self.topic, partition, "a lookup's topic has a new partition: keys that moved count as they come");
+                tracing::warn!(
+                    topic = self.topic,
+                    partition,
+                    "a lookup's topic has a new partition: keys that moved count as they come"
+                );
                 continue;
             }
             let ends = self.client.fetch_watermarks(&self.topic, partition, LOOK_PATIENCE);

@@ -2,14 +2,16 @@
 
 use std::path::Path;
 
-use arrow::datatypes::{DataType, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 
 use super::ModelSpec;
 use super::fit;
 use super::locate;
 use super::models::{LATEST, Models};
+use super::nested::is_nested;
 use super::plan::Step;
 use crate::diagnostic::{Diagnostic, did_you_mean};
+use crate::schema::is_json;
 use crate::target::{Column, Holds, Target, VERSION_COLUMNS};
 
 /// Columns of `latest` that don't stand in the target under the same name.
@@ -52,7 +54,7 @@ pub(super) fn derive(schema: &Schema, key: &[String], faults: &mut Vec<(String, 
             faults.push((name.clone(), fault));
             continue;
         }
-        match mysql_type(field.data_type()) {
+        match mysql_type(field, key.contains(name)) {
             Ok((ddl_type, holds)) => {
                 let nullable = !key.contains(name);
                 columns.push(Column { name: name.clone(), ddl_type, holds, nullable });
@@ -76,10 +78,11 @@ fn can_be_a_column(name: &str) -> bool {
     !ours && name.chars().count() <= 64 && name.chars().all(taken) && !name.ends_with(' ')
 }
 
-/// The type that keeps values of `kind` exactly, or what to do where there is none.
-fn mysql_type(kind: &DataType) -> Result<(String, Holds), &'static str> {
+/// The type that keeps values of `field` exactly, or what to do where there is none. JSON is no key.
+fn mysql_type(field: &Field, is_key: bool) -> Result<(String, Holds), &'static str> {
     let int = |name: &str, min: i128, max: i128| Ok((name.to_owned(), Holds::Int { min, max }));
-    match kind {
+    match field.data_type() {
+        kind if (is_json(field) || is_nested(kind)) && !is_key => Ok(("json".to_owned(), Holds::Json)),
         DataType::Utf8 => Ok(("varchar(255)".to_owned(), Holds::Text { max_chars: 255, max_bytes: 1020 })),
         DataType::Binary | DataType::FixedSizeBinary(_) => {
             Ok(("varbinary(255)".to_owned(), Holds::Bytes { max_bytes: 255 }))

@@ -25,8 +25,8 @@ use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, ME
 use super::plan::{self, ASSUMED_ROWS, Step};
 use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
-use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, output};
-use crate::diagnostic::{Diagnostic, has_errors};
+use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, nested, output};
+use crate::diagnostic::{Diagnostic, Severity, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
 use crate::position::{Position, Version};
@@ -39,7 +39,7 @@ pub struct Engine {
     spec: ModelSpec,
     task: Arc<TaskContext>,
     /// In running order.
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     events: Arc<Slot>,
     held: Arc<Slot>,
     known: Arc<Slot>,
@@ -50,6 +50,24 @@ pub struct Engine {
     last_keys: Vec<ArrayRef>,
     /// The models' texts.
     texts: Vec<String>,
+}
+
+/// What came of planning and checking the models.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// Ready to run; `None` where a fault refuses it, or something isn't known.
+    pub engine: Option<Box<Engine>>,
+    pub faults: Vec<Diagnostic>,
+    /// Models that couldn't be planned though nothing is said against them: what they read has a fault, or isn't known.
+    pub unplanned: Vec<String>,
+}
+
+fn unplanned(models: &Models, steps: &[Step], faults: &[Diagnostic]) -> Vec<String> {
+    let blamed = |file: &Path| {
+        faults.iter().any(|fault| fault.severity == Severity::Error && fault.file.as_deref() == Some(file))
+    };
+    let open = models.models.iter().filter(|model| !steps.iter().any(|step| step.name == model.name));
+    open.filter(|model| !blamed(&model.file)).map(|model| model.name.clone()).collect()
 }
 
 /// Which steps must run, in order, to have the rows of a model.
@@ -79,29 +97,65 @@ impl Engine {
         events: SchemaRef,
         target: Option<&Target>,
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        let (models, mut faults) = Models::read(&spec.queries);
-        let lookups = lookup::load(spec, &models, &mut faults);
-        let session = plan::session().map_err(|error| vec![internal(&error)])?;
-        let fields = check::struct_fields(&events);
-        let events = Slot::new(EVENTS, events, ASSUMED_ROWS);
-        let mut tables = vec![EVENTS];
-        plan::register(&session, &events).map_err(|error| vec![internal(&error)])?;
-        for lookup in &lookups {
-            plan::register_lookup(&session, &lookup.slot).map_err(|error| vec![internal(&error)])?;
+        let examined = Self::examine(spec, Some(events), &[], target).await;
+        match examined.engine {
+            Some(engine) => Ok((*engine, examined.faults)),
+            None => Err(examined.faults),
         }
+    }
+
+    /// As [`prepare`](Self::prepare), as far as that is possible where the schema of the events or the columns of some lookups
+    /// (`unknown`, by name) aren't known.
+    pub async fn examine(
+        spec: &ModelSpec,
+        events: Option<SchemaRef>,
+        unknown: &[&str],
+        target: Option<&Target>,
+    ) -> Examined {
+        let mut examined = Examined::default();
+        match Self::planned(spec, events, unknown, target, &mut examined).await {
+            Ok(engine) => examined.engine = engine.filter(|_| !has_errors(&examined.faults)).map(Box::new),
+            Err(error) => examined.faults.push(internal(&error)),
+        }
+        examined
+    }
+
+    async fn planned(
+        spec: &ModelSpec,
+        events: Option<SchemaRef>,
+        unknown: &[&str],
+        target: Option<&Target>,
+        examined: &mut Examined,
+    ) -> Result<Option<Self>, DataFusionError> {
+        let faults = &mut examined.faults;
+        let (models, found) = Models::read(&spec.queries);
+        faults.extend(found);
+        let lookups = lookup::load(spec, &models, faults);
+        let session = plan::session()?;
+        let fields = events.as_ref().map(check::struct_fields).unwrap_or_default();
+        let events = events.map(|schema| Slot::new(EVENTS, schema, ASSUMED_ROWS));
+        if let Some(events) = &events {
+            plan::register(&session, events)?;
+        }
+        for lookup in &lookups {
+            plan::register_lookup(&session, &lookup.slot)?;
+        }
+        let mut tables: Vec<&str> = events.iter().map(|_| EVENTS).collect();
         tables.extend(lookups.iter().map(|lookup| lookup.name.as_str()));
+        let configured = spec.lookups.iter().map(|lookup| lookup.name.as_str());
         let named: Vec<&str> =
-            [EVENTS, HELD, KNOWN].into_iter().chain(spec.lookups.iter().map(|lookup| lookup.name.as_str())).collect();
-        let order = order(&models, &named, &mut faults);
-        let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, &mut faults).await;
-        check::contract(spec, &models, &planned.steps, &session, &mut faults);
-        let assumed = check_target::target(spec, &models, &planned.steps, target, &mut faults);
-        let (Some(target), Some(held), Some(known), false) =
-            (assumed, planned.held, planned.known, has_errors(&faults))
+            [EVENTS, HELD, KNOWN].into_iter().chain(configured).chain(unknown.iter().copied()).collect();
+        let order = order(&models, &named, faults);
+        let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, faults).await;
+        check::contract(spec, &models, &planned.steps, &session, faults);
+        let assumed = check_target::target(spec, &models, &planned.steps, target, faults);
+        examined.unplanned = unplanned(&models, &planned.steps, faults);
+        let (Some(target), Some(events), Some(held), Some(known), []) =
+            (assumed, events, planned.held, planned.known, unknown)
         else {
-            return Err(faults);
+            return Ok(None);
         };
-        Ok((Self::assemble(spec, &session, &models, planned.steps, [events, held, known], lookups, target), faults))
+        Ok(Some(Self::assemble(spec, &session, &models, planned.steps, [events, held, known], lookups, target)))
     }
 
     fn assemble(
@@ -152,6 +206,11 @@ impl Engine {
         }
     }
 
+    /// Key columns of the target, in order.
+    pub fn key(&self) -> &[String] {
+        &self.spec.key
+    }
+
     /// The target that `latest` asks for: texts as `VARCHAR(255)`, numbers, dates and times exactly. Key columns of text still
     /// need a collation that tells all texts apart, which whoever writes the DDL adds.
     pub fn derive_target(&self, table: &str) -> Target {
@@ -192,12 +251,7 @@ impl Engine {
     }
 
     /// Applies changes to a lookup, seen from the next batch on; see [`LookupTable::apply`].
-    pub fn change_lookup(
-        &mut self,
-        name: &str,
-        rows: RecordBatch,
-        deleted: &[bool],
-    ) -> Result<usize, Vec<Diagnostic>> {
+    pub fn change_lookup(&mut self, name: &str, rows: RecordBatch, deleted: &[bool]) -> Result<usize, Vec<Diagnostic>> {
         self.lookup(name)?.change(rows, deleted)
     }
 
@@ -211,7 +265,7 @@ impl Engine {
     }
 
     /// What the planner's rules made of each model's joins with lookups: the model, and the verdict.
-    pub(crate) fn verdicts(&self) -> impl Iterator<Item = (&str, &super::Verdict)> {
+    pub fn verdicts(&self) -> impl Iterator<Item = (&str, &super::Verdict)> {
         self.steps.iter().flat_map(|step| step.verdicts.iter().map(|verdict| (step.name.as_str(), verdict)))
     }
 
@@ -342,9 +396,11 @@ impl Engine {
         if let Err(crash) = self.run(|routes| &routes.latest).await {
             return Ok(Attempt::Crashed(crash));
         }
-        let latest = Rows::new(LATEST, self.rows_of(LATEST)?)?;
+        let (latest, unwritable) = nested::written(self.rows_of(LATEST)?)?;
+        let latest = Rows::new(LATEST, latest)?;
         let latest_keys = encoder.encode(&latest.columns(LATEST, &self.spec.key)?)?;
         fold.verify(&accepted, &latest, &latest_keys)?;
+        held::find_unwritable(&latest, &unwritable, &mut more);
         held::find_misfits(&latest, &self.target, &mut more);
         if !more.is_empty() {
             return Ok(Attempt::Refused(more));

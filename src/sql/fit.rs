@@ -11,6 +11,9 @@ use arrow::datatypes::{
     Time64NanosecondType, TimeUnit, TimestampNanosecondType, TimestampSecondType, UInt64Type, i256,
 };
 
+use super::nested::is_nested;
+use crate::json;
+use crate::schema::values::significant_digits;
 use crate::target::{Column, Holds};
 
 /// A value that doesn't fit: its row and why.
@@ -23,7 +26,7 @@ const LAST_DAY: i32 = 2_932_896;
 /// Whether values of type `kind` can be written to the column without a conversion that could change them.
 pub(super) fn accepts(holds: &Holds, kind: &DataType) -> bool {
     match holds {
-        Holds::Text { .. } | Holds::Json => *kind == DataType::Utf8,
+        Holds::Text { .. } | Holds::Json | Holds::JsonText => *kind == DataType::Utf8 || is_nested(kind),
         Holds::Bytes { .. } => matches!(kind, DataType::Binary | DataType::Utf8 | DataType::FixedSizeBinary(_)),
         Holds::Int { .. } => kind.is_integer() || *kind == DataType::Boolean,
         Holds::Bool => kind.is_integer() || *kind == DataType::Boolean,
@@ -56,7 +59,9 @@ pub(super) fn misfits(column: &Column, is_key: bool, values: &ArrayRef, deleted:
         Holds::Date => days(column, values, &mut found),
         Holds::DateTime { digits } => times(column, values, *digits, &mut found),
         Holds::Time { digits } => clock(column, values, *digits, &mut found),
-        Holds::Json | Holds::Other => {}
+        Holds::Json => documents(column, values, own_form, &mut found),
+        Holds::JsonText => documents(column, values, as_text, &mut found),
+        Holds::Other => {}
     }
     if !is_key {
         found.retain(|(row, _)| !(deleted.is_valid(*row) && deleted.value(*row)));
@@ -97,6 +102,51 @@ fn bytes(column: &Column, values: &ArrayRef, max_bytes: u64, found: &mut Vec<Mis
             found.push((row, format!("{} has {length} bytes, the target's column {holds} {max_bytes}", column.name)));
         }
     }
+}
+
+/// What keeps `text` from being kept as it is, as the rest of a sentence.
+type Judge = fn(&str) -> Option<&'static str>;
+
+fn documents(column: &Column, values: &ArrayRef, judge: Judge, found: &mut Vec<Misfit>) {
+    let Some(texts) = values.as_string_opt::<i32>() else { return };
+    for (row, text) in texts.iter().enumerate() {
+        let Some(text) = text else { continue };
+        let wrong = match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+            Ok(_) => judge(text.trim_matches([' ', '\t', '\n', '\r'])),
+            Err(_) => Some("is no JSON, which the target's column wants"),
+        };
+        found.extend(wrong.map(|wrong| (row, format!("{} {wrong}", column.name))));
+    }
+}
+
+/// Most levels that MySQL takes, and that MariaDB's JSON_VALID does.
+const OWN_LEVELS: usize = 100;
+const TEXT_LEVELS: usize = 32;
+
+fn own_form(text: &str) -> Option<&'static str> {
+    let mut exact = true;
+    let survey = json::survey(text, |number| exact &= keeps_number(number));
+    match survey {
+        _ if survey.depth > OWN_LEVELS => Some("is nested deeper than the 100 levels of MySQL's JSON"),
+        _ if survey.broken_text => Some("holds an escape that is no character"),
+        _ if survey.repeats => Some("has a member twice, of which MySQL's JSON would keep one"),
+        _ if !exact => Some("holds a number with more digits than MySQL's JSON keeps"),
+        _ => None,
+    }
+}
+
+fn as_text(text: &str) -> Option<&'static str> {
+    (json::survey(text, |_| ()).depth > TEXT_LEVELS).then_some("is nested deeper than the 32 levels of MariaDB's JSON")
+}
+
+/// Whether MySQL's JSON gives the number back with the same digits, whatever way it writes them: whole numbers of 64 bits, and what a
+/// double holds.
+fn keeps_number(raw: &str) -> bool {
+    if raw.parse::<i64>().is_ok() || raw.parse::<u64>().is_ok() {
+        return true;
+    }
+    let Ok(double) = raw.parse::<f64>() else { return false };
+    double.is_finite() && significant_digits(&format!("{double:e}")) == significant_digits(raw)
 }
 
 /// Judges every value of `values` with `fits`.
@@ -281,6 +331,36 @@ mod tests {
         let values: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![1_000, 1_001, i64::MAX, 0]));
         assert_eq!(rows(Holds::DateTime { digits: 6 }, values), [1, 2]);
         assert_eq!(rows(Holds::Double, Arc::new(Float64Array::from(vec![1.0, f64::NAN, f64::INFINITY]))), [1, 2]);
+    }
+
+    // Proves: P6
+    #[test]
+    fn json_that_the_column_would_change_does_not_fit() {
+        let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let (deep_own, deep_text) = (deep(101), deep(33));
+        for (text, own, as_text) in [
+            (r#"{"b":1,"a":[true,null,"x"]}"#, true, true),
+            ("18446744073709551615", true, true),
+            ("-9223372036854775808", true, true),
+            ("18446744073709551617", false, true),
+            ("1e20", true, true),
+            ("0.1", true, true),
+            ("1.50", true, true),
+            ("0.1000000000000000000001", false, true),
+            ("1e400", false, true),
+            ("1e-400", false, true),
+            (r#"{"a":1,"a":2}"#, false, true),
+            (r#""\ud83d""#, false, true),
+            (&deep_text, true, false),
+            (&deep_own, false, false),
+            ("NaN", false, false),
+            ("", false, false),
+            ("{} {}", false, false),
+        ] {
+            let values: ArrayRef = Arc::new(StringArray::from(vec![text]));
+            assert_eq!(rows(Holds::Json, values.clone()).is_empty(), own, "{text}");
+            assert_eq!(rows(Holds::JsonText, values).is_empty(), as_text, "{text}");
+        }
     }
 
     #[test]

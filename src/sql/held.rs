@@ -14,6 +14,7 @@ use arrow::datatypes::SchemaRef;
 use super::fit;
 use super::keys::KeyTexts;
 use super::models::ENRICHED;
+use super::nested::Unwritable;
 use super::rows::{Places, Rows, column};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{self, Candidate, HoldSet, Key, Verdict};
@@ -88,6 +89,15 @@ pub(super) fn find_misfits(rows: &Rows, target: &Target, faults: &mut Faults) {
             let refusal = fault(position, Stage::Target, None, Some(&wanted.name), reason);
             faults.entry(position).or_insert(refusal);
         }
+    }
+}
+
+/// Adds a fault for each struct or list of a row that stays which can't be written as JSON.
+pub(super) fn find_unwritable(rows: &Rows, unwritable: &[Unwritable], faults: &mut Faults) {
+    for (row, column, why) in unwritable.iter().filter(|(row, ..)| !rows.deleted.value(*row)) {
+        let position = rows.position(*row);
+        let reason = format!("{column} {why}");
+        faults.entry(position).or_insert(fault(position, Stage::Target, None, Some(column), reason));
     }
 }
 

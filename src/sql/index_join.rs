@@ -12,8 +12,8 @@ use arrow::datatypes::Schema;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinSide, JoinType, NullEquality, Result};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
@@ -29,11 +29,11 @@ const RULE: &str = "index join";
 
 /// What a rule made of one join or one use of a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) rule: &'static str,
-    pub(crate) took: bool,
+pub struct Verdict {
+    pub rule: &'static str,
+    pub took: bool,
     /// The lookup, and why; fit for a message.
-    pub(crate) why: String,
+    pub why: String,
 }
 
 /// Verdicts of the plan that is being made.
@@ -80,7 +80,11 @@ impl PhysicalOptimizerRule for IndexJoinRule {
                 && !told.iter().any(|name| name == leaf.slot().name())
             {
                 told.push(leaf.slot().name().to_owned());
-                self.0.note(false, leaf.slot().name(), "all of its rows are read for every batch: it isn't joined by its key");
+                self.0.note(
+                    false,
+                    leaf.slot().name(),
+                    "all of its rows are read for every batch: it isn't joined by its key",
+                );
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
@@ -150,7 +154,9 @@ fn index_join(
         (JoinType::LeftAnti | JoinType::RightAnti, _) => {
             return Ok(Err("NOT IN has to look at all of its rows: write NOT EXISTS".to_owned()));
         }
-        _ => return Ok(Err("the join keeps the lookup's own rows: put it on the other side of a LEFT JOIN".to_owned())),
+        _ => {
+            return Ok(Err("the join keeps the lookup's own rows: put it on the other side of a LEFT JOIN".to_owned()));
+        }
     };
     if join.null_equality() != NullEquality::NullEqualsNothing {
         return Ok(Err("compared by IS NOT DISTINCT FROM: a key is never NULL, use =".to_owned()));

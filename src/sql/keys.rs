@@ -94,3 +94,11 @@ fn quote(value: &str, text: &mut String) {
 pub(super) fn key_columns(model: &str, batch: &RecordBatch, key: &[String]) -> Result<Vec<ArrayRef>> {
     key.iter().map(|name| column(model, batch, name)).collect()
 }
+
+/// The keys of rows whose first `key_len` columns are the key, such as [`crate::work::Evaluation::latest`].
+pub fn row_keys(rows: &RecordBatch, key_len: usize) -> Result<Vec<Key>> {
+    let columns = rows.columns().get(..key_len).unwrap_or_default();
+    let texts = KeyTexts::new(columns)?;
+    let key = |row| texts.key(row).ok_or_else(|| Error::new(Kind::Bug, "a key is NULL"));
+    (0..rows.num_rows()).map(key).collect()
+}

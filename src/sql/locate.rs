@@ -63,14 +63,17 @@ fn tokens(sql: &str) -> Vec<tokenizer::TokenWithSpan> {
 
 /// The first place where `name` stands as an identifier or a quoted text, exactly so.
 pub(super) fn word(sql: &str, name: &str) -> Option<Span> {
-    tokens(sql)
-        .into_iter()
-        .find(|token| match &token.token {
-            Token::Word(word) => word.value == name,
-            Token::SingleQuotedString(text) => text == name,
-            _ => false,
-        })
-        .and_then(|token| span(token.span))
+    words(sql, name).into_iter().next()
+}
+
+/// All such places.
+fn words(sql: &str, name: &str) -> Vec<Span> {
+    let meant = |token: &tokenizer::TokenWithSpan| match &token.token {
+        Token::Word(word) => word.value == name,
+        Token::SingleQuotedString(text) => text == name,
+        _ => false,
+    };
+    tokens(sql).into_iter().filter(meant).filter_map(|token| span(token.span)).collect()
 }
 
 /// As [`word`], in any case: function names and keywords.
@@ -95,6 +98,9 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
     }
     if let Some(call) = between(&text, "argument types '", "'") {
         return no_such_call(file, sql, call, &text);
+    }
+    if text.contains("unique expression names") {
+        return same_name(file, sql, &text);
     }
     let code = code(&text);
     let Some(found) = error.diagnostic() else {
@@ -152,6 +158,18 @@ fn struct_field(file: &Path, sql: &str, field: &str, fields: &[String]) -> Diagn
         None if fields.is_empty() => fault,
         None => fault.help(format!("it has {}", fields.join(", "))),
     }
+}
+
+/// Two columns of one SELECT have one name.
+fn same_name(file: &Path, sql: &str, text: &str) -> Diagnostic {
+    let expression = between(text, "and \"", "\" at position").unwrap_or_default();
+    let name = expression.rsplit_once(" AS ").map_or(expression, |(_, name)| name);
+    let name = name.rsplit('.').next().unwrap_or(name);
+    let places = words(sql, name);
+    Diagnostic::error("AI0117", format!("a SELECT yields the column {name:?} twice"))
+        .file(file)
+        .span(places.get(1).or(places.first()).copied())
+        .help("give one of them another name with AS, or leave one out")
 }
 
 /// The stable code for an error text.

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::Input;
 use super::fold::EncodedKeys;
 use super::models::{ACCEPTED, LATEST};
+use super::nested;
 use super::rows::Rows;
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
@@ -39,7 +40,8 @@ pub(super) fn latest(rows: &Rows, order: &[u32], target: &Target, timed: bool) -
 pub(super) fn latest_schema(model: &Schema, target: &Target) -> SchemaRef {
     let mut fields: Vec<Field> = Vec::with_capacity(target.columns.len() + 4);
     for (place, column) in target.columns.iter().enumerate() {
-        let kind = model.field_with_name(&column.name).map_or(DataType::Null, |field| field.data_type().clone());
+        let kind = |field: &Field| nested::written_field(field).data_type().clone();
+        let kind = model.field_with_name(&column.name).map_or(DataType::Null, kind);
         fields.push(Field::new(&column.name, kind, place >= target.key_len));
     }
     let [ts, partition, offset] = VERSION_COLUMNS;

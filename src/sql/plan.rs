@@ -26,11 +26,13 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::index_join::{IndexJoinRule, Verdict, Verdicts};
+use super::latest_rule::LatestRule;
 use super::locate;
 use super::lookup::slot::{LookupProvider, LookupSlot};
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
 use super::slots::{Slot, SlotTable};
 use crate::diagnostic::Diagnostic;
+use crate::schema::{as_json, is_json};
 
 /// Rows per batch inside the SQL engine: best for caches, and how soon a query can be cancelled.
 const BATCH_ROWS: usize = 8192;
@@ -46,7 +48,7 @@ pub(super) struct Step {
     pub(super) file: PathBuf,
     pub(super) logical: LogicalPlan,
     /// Never executed itself.
-    template: Arc<dyn ExecutionPlan>,
+    pub(super) template: Arc<dyn ExecutionPlan>,
     /// What rules made of its joins with lookups.
     pub(super) verdicts: Vec<Verdict>,
     /// Where the rows of the current batch lie for others to read.
@@ -135,11 +137,10 @@ pub(super) fn session_with(index_joins: bool) -> Result<SessionContext, DataFusi
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
     let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build_arc()?;
     let verdicts = Arc::new(Verdicts::default());
-    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = Vec::new();
+    let mut rules = rules();
     if index_joins {
-        rules.push(Arc::new(IndexJoinRule(Arc::clone(&verdicts))));
+        rules.insert(0, Arc::new(IndexJoinRule(Arc::clone(&verdicts))));
     }
-    rules.extend(PhysicalOptimizer::new().rules);
     let state = SessionStateBuilder::new()
         .with_config(config.with_extension(verdicts))
         .with_runtime_env(runtime)
@@ -147,6 +148,12 @@ pub(super) fn session_with(index_joins: bool) -> Result<SessionContext, DataFusi
         .with_physical_optimizer_rules(rules)
         .build();
     Ok(SessionContext::new_with_state(state))
+}
+
+/// Ours first: they look for shapes that the stock rules change.
+fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let ours: [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 1] = [Arc::new(LatestRule)];
+    ours.into_iter().chain(PhysicalOptimizer::new().rules).collect()
 }
 
 /// Makes `slot` readable by its name.
@@ -262,7 +269,8 @@ fn double_names(file: &Path, sql: &str, schema: &Schema) -> Vec<Diagnostic> {
         .collect()
 }
 
-/// A model's columns as others read them: nullable, texts and bytes in one representation, `_error` a text even if always NULL.
+/// A model's columns as others read them: nullable, texts and bytes in one representation, JSON still marked as such, `_error` a
+/// text even if always NULL.
 fn slot_schema(schema: &Schema) -> SchemaRef {
     let fields: Vec<Field> = schema
         .fields()
@@ -272,7 +280,9 @@ fn slot_schema(schema: &Schema) -> SchemaRef {
                 ("_error", DataType::Null) => DataType::Utf8,
                 (_, other) => plain_type(other),
             };
-            Field::new(field.name(), kept, true)
+            let json = is_json(field);
+            let field = Field::new(field.name(), kept, true);
+            if json { as_json(field) } else { field }
         })
         .collect();
     Arc::new(Schema::new(fields))

@@ -3,7 +3,9 @@
 mod batches;
 mod checks;
 mod fold;
+mod latest_rule;
 mod lookups;
+mod nested;
 mod reuse;
 
 use std::collections::{BTreeMap, HashSet};

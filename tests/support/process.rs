@@ -67,7 +67,7 @@ impl Workspace {
         }
         .spawn()
         .unwrap();
-        Running { name: name.to_owned(), child, log, status: None }
+        Running::of(name, child, log)
     }
 
     /// Runs `afterimage <arguments>` to its end, which must come within a minute.
@@ -122,6 +122,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// A child that was started some other way and writes to `log`.
+    pub fn of(name: &str, child: Child, log: PathBuf) -> Self {
+        Self { name: name.to_owned(), child, log, status: None }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use crate::config::kafka::REFUSED;
 use crate::config::keys::{Absent, Key, Kind, SECTIONS};
-use crate::config::reader::code::MEANINGS;
 
 const BEGIN: &str = "<!-- begin: from src/config/keys.rs -->\n";
 const END: &str = "<!-- end -->";
@@ -40,10 +39,6 @@ fn reference() -> String {
         writeln!(page, "| `{name}` | {reason} |").unwrap();
     }
     writeln!(page, "| `group.protocol` | only `classic` is supported for now |").unwrap();
-    writeln!(page, "\n### Codes of faults\n\n| Code | Meaning |\n| --- | --- |").unwrap();
-    for (code, meaning) in MEANINGS {
-        writeln!(page, "| `{code}` | {meaning} |").unwrap();
-    }
     page.push('\n');
     page
 }

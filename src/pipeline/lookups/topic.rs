@@ -54,7 +54,11 @@ pub(super) struct Topic {
 }
 
 /// Reads the topic to its present end, in this thread; brokers that are away are an error.
-pub(super) fn read(lookup: &Lookup, options: &FollowOptions, columns: &[(String, DataType)]) -> Result<Vec<RecordBatch>> {
+pub(super) fn read(
+    lookup: &Lookup,
+    options: &FollowOptions,
+    columns: &[(String, DataType)],
+) -> Result<Vec<RecordBatch>> {
     let (news, _kept) = mpsc::channel(WAITING);
     let (lookup, options, keyed) = (lookup.clone(), options.clone(), Keyed::new(columns, &lookup.key));
     let mut reading = Reading { lookup, options, keyed, news, told: Arc::default() };
@@ -218,7 +222,14 @@ impl Reading {
             });
             let (lookup, topic) = (self.lookup.name.as_str(), self.options.topic.as_str());
             if count <= NAMED {
-                tracing::warn!(lookup, topic, partition, offset, reason, "a lookup's record can't be used: the last good row stays");
+                tracing::warn!(
+                    lookup,
+                    topic,
+                    partition,
+                    offset,
+                    reason,
+                    "a lookup's record can't be used: the last good row stays"
+                );
             }
             if count == NAMED {
                 tracing::warn!(lookup, topic, "more of them are only counted");

@@ -64,7 +64,9 @@ fn domain(kind: &DataType) -> ArrayRef {
         }
         DataType::Boolean => cast(&numbers, kind).unwrap(),
         DataType::Date32 | DataType::Timestamp(..) => {
-            cast(&cast(&numbers, &DataType::Int32).unwrap(), &DataType::Date32).and_then(|days| cast(&days, kind)).unwrap()
+            cast(&cast(&numbers, &DataType::Int32).unwrap(), &DataType::Date32)
+                .and_then(|days| cast(&days, kind))
+                .unwrap()
         }
         other => cast(&numbers, other).unwrap(),
     }
@@ -81,7 +83,8 @@ fn column(kind: &DataType, picks: impl IntoIterator<Item = Option<u32>>) -> Arra
 fn table(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     let fields: Vec<Field> =
         columns.iter().map(|(name, values)| Field::new(*name, values.data_type().clone(), true)).collect();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, values)| values).collect()).unwrap()
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, values)| values).collect())
+        .unwrap()
 }
 
 type Row = (Option<u32>, Option<u32>, Option<u32>);
@@ -108,8 +111,7 @@ fn lookups(kind: &DataType, rows: &[Row]) -> (LookupTable, LookupTable) {
         .copied()
         .collect();
     let mut seen = std::collections::HashSet::new();
-    let one: Vec<Row> =
-        rows.iter().filter(|row| row.0.is_some_and(|a| seen.insert(same(a)))).copied().collect();
+    let one: Vec<Row> = rows.iter().filter(|row| row.0.is_some_and(|a| seen.insert(same(a)))).copied().collect();
     let batch = |rows: &[Row]| {
         table(vec![
             ("a", column(kind, rows.iter().map(|row| row.0))),
@@ -117,9 +119,8 @@ fn lookups(kind: &DataType, rows: &[Row]) -> (LookupTable, LookupTable) {
             ("b", column(&DataType::Int32, rows.iter().map(|row| row.1))),
         ])
     };
-    let chunks = |rows: &[Row]| -> Vec<RecordBatch> {
-        std::iter::once(batch(&[])).chain(rows.chunks(5).map(batch)).collect()
-    };
+    let chunks =
+        |rows: &[Row]| -> Vec<RecordBatch> { std::iter::once(batch(&[])).chain(rows.chunks(5).map(batch)).collect() };
     let keys = ["a", "b"].map(str::to_owned);
     let built = |key: &[String], rows: &[Row]| LookupTable::from_batches("l", key, chunks(rows)).unwrap();
     (built(&keys, &two), built(&keys[..1], &one))
@@ -136,14 +137,22 @@ fn session(fast: bool, slots: &[Arc<LookupSlot>], events: &Arc<Slot>) -> Session
 }
 
 /// Runs one plan over each batch; yields the rows of each run, in no order, and what was noted.
-async fn run(session: &SessionContext, sql: &str, slot: &Slot, batches: &[RecordBatch]) -> (Vec<Vec<String>>, Vec<Verdict>) {
+async fn run(
+    session: &SessionContext,
+    sql: &str,
+    slot: &Slot,
+    batches: &[RecordBatch],
+) -> (Vec<Vec<String>>, Vec<Verdict>) {
     let noted = session.state().config().get_extension::<Verdicts>().unwrap();
     let logical = session.state().create_logical_plan(sql).await.unwrap();
     noted.take();
     let template = session.state().create_physical_plan(&logical).await.unwrap();
     let mut runs = Vec::new();
     for batch in batches {
-        slot.fill(&[batch.slice(0, batch.num_rows() / 2), batch.slice(batch.num_rows() / 2, batch.num_rows().div_ceil(2))]);
+        slot.fill(&[
+            batch.slice(0, batch.num_rows() / 2),
+            batch.slice(batch.num_rows() / 2, batch.num_rows().div_ceil(2)),
+        ]);
         let schema = template.schema();
         let rows = plan::execute(&template, &session.task_ctx(), &schema).await.unwrap();
         let mut lines: Vec<String> =
@@ -217,7 +226,10 @@ async fn what_cannot_go_through_the_index_says_why_and_stays_right() {
         ("SELECT e.n, m.v FROM m LEFT JOIN events e ON e.a = m.a", "keeps the lookup's own rows"),
         ("SELECT e.n, m.v FROM events e FULL JOIN m ON e.a = m.a", "keeps the lookup's own rows"),
         ("SELECT e.n FROM events e WHERE e.a NOT IN (SELECT a FROM m)", "NOT IN"),
-        ("SELECT e.n, x.c FROM events e LEFT JOIN (SELECT a, COUNT(*) AS c FROM l GROUP BY a) x ON e.a = x.a", "grouped"),
+        (
+            "SELECT e.n, x.c FROM events e LEFT JOIN (SELECT a, COUNT(*) AS c FROM l GROUP BY a) x ON e.a = x.a",
+            "grouped",
+        ),
         ("SELECT e.n, (SELECT MAX(v) FROM m) AS v FROM events e", "all of its rows are read"),
         ("SELECT e.n, m.v FROM events e CROSS JOIN m", "all of its rows are read"),
         ("SELECT e.n, m.v FROM events e LEFT JOIN m ON e.a IS NOT DISTINCT FROM m.a", "IS NOT DISTINCT FROM"),

@@ -1,0 +1,98 @@
+//! What only the servers know: topics, our tables, the target's columns. Nothing is changed there.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Report, examine, from_mysql};
+use crate::config::{Config, LookupFrom, Pipeline};
+use crate::diagnostic::Diagnostic;
+use crate::error::Error;
+use crate::service;
+use crate::sink::inspect;
+use crate::sink::session::Connector;
+use crate::source::Broker;
+use crate::sql::Engine;
+
+/// How long the brokers may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) async fn servers(config: &Config, report: &mut Report) {
+    let connector = service::connector(config);
+    for pipeline in config.pipelines.values() {
+        report.add(broker_faults(config, pipeline).await);
+        let tables = match from_mysql(pipeline).as_slice() {
+            [] => BTreeMap::new(),
+            _ => match service::read_tables(pipeline, &connector).await {
+                Ok(tables) => tables,
+                Err(error) => {
+                    report.add([server_fault("AI0403", pipeline, &error)]);
+                    BTreeMap::new()
+                }
+            },
+        };
+        match examine(pipeline, &tables, report).await.engine {
+            Some(mut engine) => report.add(target_faults(pipeline, &connector, &mut engine).await),
+            None => report.skip(format!(
+                "pipeline {}: whether the table {} takes what latest yields, because the models have faults",
+                pipeline.name, pipeline.table
+            )),
+        }
+    }
+}
+
+async fn broker_faults(config: &Config, pipeline: &Pipeline) -> Vec<Diagnostic> {
+    let asked = async {
+        let broker = Broker::new(&config.kafka.brokers, config.kafka.properties.expose(), PATIENCE)?;
+        let mut missing = Vec::new();
+        for topic in topics(pipeline) {
+            if broker.topic(topic).await?.is_none() {
+                missing.push(topic);
+            }
+        }
+        Ok(missing)
+    };
+    let missing = |topic: &str| {
+        let what = format!("pipeline {}: topic `{topic}` does not exist", pipeline.name);
+        Diagnostic::error("AI0402", what).file(&config.path).help("create it, or correct `topic`")
+    };
+    match asked.await {
+        Ok(absent) => absent.into_iter().map(missing).collect(),
+        Err(error) => vec![server_fault("AI0401", pipeline, &error)],
+    }
+}
+
+/// The topic that is read, and those that are lookups.
+fn topics(pipeline: &Pipeline) -> impl Iterator<Item = &str> {
+    let lookups = pipeline.lookups.values().filter_map(|lookup| match &lookup.from {
+        LookupFrom::Topic { topic, .. } => Some(topic.as_str()),
+        LookupFrom::File(_) | LookupFrom::MySql { .. } => None,
+    });
+    std::iter::once(pipeline.topic.as_str()).chain(lookups)
+}
+
+async fn target_faults(pipeline: &Pipeline, connector: &Connector, engine: &mut Engine) -> Vec<Diagnostic> {
+    let looked = async {
+        let mut session = connector.connect().await?;
+        let missing = inspect::unmigrated(&mut session).await?;
+        let target = inspect::target(&mut session, &pipeline.table, &pipeline.key, None).await?;
+        Ok((missing, target))
+    };
+    let (missing, target) = match looked.await {
+        Ok(found) => found,
+        Err(error) => return vec![server_fault("AI0403", pipeline, &error)],
+    };
+    let mut faults = Vec::new();
+    if !missing.is_empty() {
+        let what = format!("the database lacks {}", missing.join(", "));
+        faults.push(Diagnostic::error("AI0404", what).help("run `afterimage migrate`"));
+    }
+    match target {
+        Ok(target) => faults.extend(engine.set_target(target).err().unwrap_or_default()),
+        Err(more) => faults.extend(more),
+    }
+    faults
+}
+
+fn server_fault(code: &'static str, pipeline: &Pipeline, error: &Error) -> Diagnostic {
+    Diagnostic::error(code, format!("pipeline {}: {error}", pipeline.name))
+}
