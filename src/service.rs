@@ -355,8 +355,8 @@ pub async fn read_topics(
         let read = tokio::task::spawn_blocking(move || crate::pipeline::lookups::topic_rows(&lookup)).await;
         let read =
             read.unwrap_or_else(|error| Err(Error::new(Kind::Bug, "reading a topic has panicked").source(error)));
-        let batches = read.map_err(|error| error.at(format!("lookup {name}")))?;
-        let rows = arrow::compute::concat_batches(&schema, &batches);
+        let table = read.map_err(|error| error.at(format!("lookup {name}")))?;
+        let rows = table.batches().and_then(|batches| arrow::compute::concat_batches(&schema, &batches));
         let rows = rows.map_err(|error| Error::new(Kind::Config, format!("lookup {name}")).source(error))?;
         tables.insert(name, rows);
     }

@@ -81,9 +81,14 @@ pub struct LookupStatus {
 }
 
 /// All rows of a lookup that is a topic, as it is now; blocks. For tools: nothing is followed.
-pub fn topic_rows(lookup: &Lookup) -> Result<Vec<arrow::array::RecordBatch>> {
-    let Origin::Topic { options, columns } = &lookup.origin else { return Ok(Vec::new()) };
-    topic::read(lookup, options, columns)
+///
+/// # Errors
+/// [`Kind::Bug`] for a lookup that is none; else as the brokers say.
+pub fn topic_rows(lookup: &Lookup) -> Result<LookupTable> {
+    match &lookup.origin {
+        Origin::Topic { options, columns } => topic::read(lookup, options, columns),
+        _ => Err(Error::new(Kind::Bug, format!("lookup {} is no topic", lookup.name))),
+    }
 }
 
 /// What came of reading a lookup beside the loop.
@@ -390,8 +395,8 @@ impl Entry {
         self.status.bad_records = told.bad_records;
         self.status.looked = told.looked;
         match told.trouble {
-            Some(reason) if self.status.last_error != reason => self.failed(pipeline, &reason),
-            Some(_) => {}
+            Some(reason) if self.status.last_error.is_empty() => self.failed(pipeline, &reason),
+            Some(reason) => self.status.last_error = reason,
             None => self.good_again(pipeline),
         }
     }

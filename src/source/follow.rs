@@ -54,9 +54,10 @@ pub struct Follower {
     id: Option<String>,
     partitions: BTreeMap<Partition, Place>,
     look_at: Instant,
-    /// Since when brokers have told the ends without an error, and when they last did.
+    /// When brokers last told the ends.
     pub looked: Instant,
-    trouble: Option<String>,
+    /// Why nothing can be read, as far as is known; `None` once something could be.
+    pub trouble: Option<String>,
 }
 
 /// Where one partition stands.
@@ -113,10 +114,11 @@ impl Follower {
         Ok((follower, warnings))
     }
 
-    /// Hands records to `take` until nothing comes for `wait`, or until `most` came. Yields how many did.
+    /// Hands records to `take` until nothing comes for `wait`, or until `most` came. Yields how many did. Brokers that are away are
+    /// [`trouble`](Self::trouble): go on calling.
     ///
     /// # Errors
-    /// [`Kind::BrokerUnavailable`]: go on calling. [`Kind::PositionLost`]: it is over.
+    /// [`Kind::PositionLost`]: it is over.
     pub fn read(&mut self, wait: Duration, most: usize, mut take: impl FnMut(&RawRecord<'_>)) -> Result<usize> {
         let mut count = 0;
         while count < most {
@@ -150,13 +152,14 @@ impl Follower {
             }
         }
         if Instant::now() >= self.look_at {
+            match self.look() {
+                Ok(()) => self.trouble = None,
+                Err(error) if error.kind == Kind::BrokerUnavailable => self.trouble = Some(error.to_string()),
+                Err(error) => return Err(error),
+            }
             self.look_at = Instant::now() + LOOK;
-            self.look()?;
         }
-        match self.trouble.take() {
-            Some(what) if count == 0 => Err(self.away(&what)),
-            _ => Ok(count),
-        }
+        Ok(count)
     }
 
     /// Whether everything that was there at first has been handed over.
@@ -226,10 +229,13 @@ impl Follower {
         let lost = [RDKafkaErrorCode::OffsetOutOfRange, RDKafkaErrorCode::AutoOffsetReset];
         if error.rdkafka_error_code().is_some_and(|code| lost.contains(&code)) {
             // Names the range, or the new topic, if brokers tell.
-            self.look()?;
+            match self.look() {
+                Err(error) if error.kind == Kind::PositionLost => return Err(error),
+                _ => {}
+            }
             return Err(self.lost("Kafka doesn't hold the records that come next".to_owned()));
         }
-        self.trouble = Some(error.to_string());
+        self.trouble = Some(self.away(&error.to_string()).to_string());
         Ok(())
     }
 

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use tokio::sync::mpsc;
 
@@ -23,6 +22,8 @@ const AT_ONCE: usize = 1 << 16;
 /// How long the first record of a hand-over waits for others.
 const WAIT: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_secs(1);
+/// Brokers that haven't told where the topic ends for so long are away.
+const SILENT: Duration = Duration::from_secs(8);
 /// So many bad records are named before they are only counted, until the next start.
 const NAMED: u64 = 20;
 /// Hand-overs that may wait for the loop.
@@ -54,18 +55,15 @@ pub(super) struct Topic {
 }
 
 /// Reads the topic to its present end, in this thread; brokers that are away are an error.
-pub(super) fn read(
-    lookup: &Lookup,
-    options: &FollowOptions,
-    columns: &[(String, DataType)],
-) -> Result<Vec<RecordBatch>> {
+pub(super) fn read(lookup: &Lookup, options: &FollowOptions, columns: &[(String, DataType)]) -> Result<LookupTable> {
     let (news, _kept) = mpsc::channel(WAITING);
     let (lookup, options, keyed) = (lookup.clone(), options.clone(), Keyed::new(columns, &lookup.key));
     let mut reading = Reading { lookup, options, keyed, news, told: Arc::default() };
     let (follower, _) = Follower::open(&reading.options)?;
-    let table = reading.load_from(follower)?.map(|(_, table)| table.batches());
-    let batches = table.transpose().map_err(|error| Error::new(Kind::Bug, "a lookup's rows").source(error))?;
-    Ok(batches.unwrap_or_default())
+    match reading.load_from(follower)? {
+        Some((_, table)) => Ok(table),
+        None => Err(Error::new(Kind::Bug, "nobody waits for the lookup that is read")),
+    }
 }
 
 struct Reading {
@@ -186,25 +184,17 @@ impl Reading {
                 }
             });
             self.name_bad(bad);
+            read?;
             let progress = follower.progress();
             let loading = !follower.is_loaded();
             let looked = follower.looked;
-            let trouble = match read {
-                Ok(_) => None,
-                Err(error) if error.kind == Kind::BrokerUnavailable => Some(error.to_string()),
-                Err(error) => return Err(error),
-            };
-            let away = trouble.is_some();
+            // One answer that is missing is nothing to tell of: connections come and go.
+            let trouble = follower.trouble.clone().filter(|_| looked.elapsed() > SILENT);
             self.tell(|told| {
-                told.lag = Some(progress.lag);
-                told.looked = Some(looked);
+                (told.lag, told.looked, told.trouble) = (Some(progress.lag), Some(looked), trouble);
                 if loading {
                     let share = progress.read * 100 / progress.goal.max(1);
                     told.loading = Some(format!("{share} % ({} of {} offsets)", progress.read, progress.goal));
-                }
-                // One answer that is missing is told of until there is one.
-                if away || looked.elapsed() < Duration::from_secs(8) {
-                    told.trouble = trouble;
                 }
             });
             if self.keyed.len() >= AT_ONCE || Instant::now() >= until {

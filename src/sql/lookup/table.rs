@@ -180,6 +180,12 @@ impl LookupTable {
         self.chunks.iter().map(Chunk::live_rows).sum()
     }
 
+    /// Bytes of the rows alone.
+    pub fn arrow_len(&self) -> usize {
+        let columns = self.chunks.iter().flat_map(|chunk| chunk.rows.columns());
+        columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or_default()).sum()
+    }
+
     /// Bytes of rows and index.
     pub fn byte_len(&self) -> usize {
         let rows: usize =
