@@ -9,20 +9,22 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails by panicking")]
 
-/// Servers as the tests have them.
+// Servers as the tests have them.
 #[allow(dead_code, unused_macros, unreachable_pub, reason = "what the tests have and this doesn't need")]
-mod support {
-    #[path = "../../tests/support/kafka.rs"]
-    pub mod kafka;
-    #[path = "../../tests/support/mysql.rs"]
-    pub mod mysql;
-    #[path = "../../tests/support/process.rs"]
-    pub mod process;
-    #[path = "../../tests/support/servers.rs"]
-    pub mod servers;
-    #[path = "../../tests/support/world.rs"]
-    pub mod world;
-}
+#[path = "../tests/support/kafka.rs"]
+mod kafka;
+#[allow(dead_code, unused_macros, unreachable_pub, reason = "what the tests have and this doesn't need")]
+#[path = "../tests/support/mysql.rs"]
+mod mysql;
+#[allow(dead_code, unused_macros, unreachable_pub, reason = "what the tests have and this doesn't need")]
+#[path = "../tests/support/process.rs"]
+mod process;
+#[allow(dead_code, unused_macros, unreachable_pub, reason = "what the tests have and this doesn't need")]
+#[path = "../tests/support/servers.rs"]
+mod servers;
+#[allow(dead_code, unused_macros, unreachable_pub, reason = "what the tests have and this doesn't need")]
+#[path = "../tests/support/world.rs"]
+mod world;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{BufWriter, Write};
@@ -42,9 +44,8 @@ use afterimage::source::FollowOptions;
 use afterimage::sql::{Engine, Input, LookupFrom, LookupSpec, LookupTable};
 use arrow::array::{ArrayRef, Decimal128Array, RecordBatch, StringArray};
 use arrow::datatypes::DataType;
-use support::kafka::Message;
-use support::mysql::Database;
-use support::{servers, world};
+use kafka::Message;
+use mysql::Database;
 
 /// As in the program itself: its memory is what is measured.
 #[global_allocator]
@@ -62,7 +63,10 @@ fn main() {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        println!("{:<10} {:>10} {:>8} {:>12} {:>12} {:>8} {:>8}", "source", "rows", "s", "arrow MB", "peak MB", "peak", "rest");
+        println!(
+            "{:<10} {:>10} {:>8} {:>12} {:>12} {:>8} {:>8}",
+            "source", "rows", "s", "arrow MB", "peak MB", "peak", "rest"
+        );
         let wanted = std::env::var("LOOKUP_FROM").unwrap_or_else(|_| SOURCES.join(","));
         let folder = servers::scratch("bench-lookup-");
         for source in SOURCES.iter().filter(|source| wanted.split(',').any(|wanted| wanted == **source)) {
@@ -107,7 +111,11 @@ async fn write(source: &str, folder: &Path) -> String {
                 let (code, name, region, rate) = (code(row), name(row), REGIONS[row % 4], row % 1000);
                 match source {
                     "csv" => writeln!(out, "{code},{name},{region},{rate}.25").unwrap(),
-                    _ => writeln!(out, "{{\"code\":\"{code}\",\"name\":\"{name}\",\"region\":\"{region}\",\"rate\":{rate}.25}}").unwrap(),
+                    _ => writeln!(
+                        out,
+                        "{{\"code\":\"{code}\",\"name\":\"{name}\",\"region\":\"{region}\",\"rate\":{rate}.25}}"
+                    )
+                    .unwrap(),
                 }
             }
         }
@@ -116,7 +124,8 @@ async fn write(source: &str, folder: &Path) -> String {
             for from in (0..rows()).step_by(100_000) {
                 let batch = batch(from..rows().min(from + 100_000));
                 let writer = writer.get_or_insert_with(|| {
-                    parquet::arrow::ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap()
+                    parquet::arrow::ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None)
+                        .unwrap()
                 });
                 writer.write(&batch).unwrap();
             }
@@ -127,15 +136,20 @@ async fn write(source: &str, folder: &Path) -> String {
             for statement in [
                 "CREATE TABLE d (d INT)".to_owned(),
                 "INSERT INTO d VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)".to_owned(),
-                "CREATE TABLE big (code VARCHAR(20), name VARCHAR(60), region VARCHAR(20), rate DECIMAL(10,2))".to_owned(),
+                "CREATE TABLE big (code VARCHAR(20), name VARCHAR(60), region VARCHAR(20), rate DECIMAL(10,2))"
+                    .to_owned(),
             ] {
                 database.execute(&statement).await;
             }
             let numbers = "SELECT a.d + 10*b.d + 100*c.d + 1000*e.d + 10000*f.d + 100000*g.d AS n FROM d a, d b, d c, d e, d f, d g";
             for million in 0..rows().div_ceil(1_000_000) {
                 let n = format!("n + {}", million * 1_000_000);
-                let values = format!("CONCAT('k', {n}), CONCAT('country number ', {n}), ELT(1 + n % 4, 'Europe', 'Asia', 'Africa', 'Oceania'), n % 1000 + 0.25");
-                database.execute(&format!("INSERT INTO big SELECT {values} FROM ({numbers}) x WHERE {n} < {}", rows())).await;
+                let values = format!(
+                    "CONCAT('k', {n}), CONCAT('country number ', {n}), ELT(1 + n % 4, 'Europe', 'Asia', 'Africa', 'Oceania'), n % 1000 + 0.25"
+                );
+                database
+                    .execute(&format!("INSERT INTO big SELECT {values} FROM ({numbers}) x WHERE {n} < {}", rows()))
+                    .await;
             }
             return database.url;
         }
@@ -228,7 +242,8 @@ fn from_topic(at: &str, key: &[String]) -> LookupTable {
     let column = |name: &str, kind| (name.to_owned(), kind);
     let columns = ["code", "name", "region"].map(|name| column(name, DataType::Utf8));
     let columns = columns.into_iter().chain([column("rate", DataType::Decimal128(10, 2))]).collect();
-    topic_rows(&Lookup { name: "it".to_owned(), key: key.to_vec(), origin: Origin::Topic { options, columns } }).unwrap()
+    topic_rows(&Lookup { name: "it".to_owned(), key: key.to_vec(), origin: Origin::Topic { options, columns } })
+        .unwrap()
 }
 
 /// A line of this process's status, in bytes.
