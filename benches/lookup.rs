@@ -151,7 +151,8 @@ async fn write(source: &str, folder: &Path) -> String {
                     .execute(&format!("INSERT INTO big SELECT {values} FROM ({numbers}) x WHERE {n} < {}", rows()))
                     .await;
             }
-            return database.url;
+            // Dropped, it would be gone before it is read.
+            return std::mem::ManuallyDrop::new(database).url.clone();
         }
         _ => {
             let broker = servers::kafka().await;
