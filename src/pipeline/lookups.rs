@@ -33,9 +33,9 @@ const TAKE: Duration = Duration::from_millis(100);
 const LOOK_AT_FILES: Duration = Duration::from_secs(1);
 /// Before something that couldn't be read is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Records that a lookup made fail are tried again at most every so often, and never for more than a tenth of the time.
+/// Records that a lookup made fail are tried again at most every so often, and never for more than a fifth of the time.
 const RETRY: Duration = Duration::from_secs(5);
-const RETRY_SHARE: u32 = 10;
+const RETRY_SHARE: u32 = 4;
 
 /// A lookup and where it comes from.
 #[derive(Debug, Clone)]
@@ -126,6 +126,8 @@ pub struct Lookups {
 struct Retry {
     wanted: bool,
     not_before: Instant,
+    /// Since when they are being tried.
+    began: Option<Instant>,
 }
 
 impl Lookups {
@@ -146,7 +148,7 @@ impl Lookups {
             Entry { lookup, status, due: now, job: None, seen, topic: None, first: None }
         };
         let entries = lookups.into_iter().map(entry).collect();
-        let retry = Retry { wanted: false, not_before: now };
+        let retry = Retry { wanted: false, not_before: now, began: None };
         Self { pipeline: pipeline.to_owned(), connector, health, entries, retry }
     }
 
@@ -227,9 +229,21 @@ impl Lookups {
         self.retry.wanted && Instant::now() >= self.retry.not_before
     }
 
-    /// They have been, in so much time.
-    pub(super) fn retried(&mut self, took: Duration) {
-        self.retry = Retry { wanted: false, not_before: Instant::now() + RETRY.max(took * RETRY_SHARE) };
+    /// They are being tried; changes from now on are for the next time.
+    pub(super) fn retry_begun(&mut self) {
+        (self.retry.wanted, self.retry.began) = (false, Some(Instant::now()));
+    }
+
+    /// They have been: the longer it took, the longer until the next time.
+    pub(super) fn retry_ended(&mut self) {
+        if let Some(began) = self.retry.began.take() {
+            self.retry.not_before = Instant::now() + RETRY.max(began.elapsed() * RETRY_SHARE);
+        }
+    }
+
+    /// The database couldn't tell which.
+    pub(super) fn retry_failed(&mut self) {
+        self.retry = Retry { wanted: true, began: None, not_before: Instant::now() + AGAIN };
     }
 
     fn publish(&self) {

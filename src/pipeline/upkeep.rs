@@ -44,7 +44,7 @@ pub(super) struct Times {
 /// Clocks of one pipeline.
 pub(super) struct Upkeep {
     metrics_interval: Duration,
-    marks: Instant,
+    pub(super) marks: Instant,
     lookups: Instant,
     positions: Instant,
     tombstones: Instant,
@@ -58,6 +58,8 @@ pub(super) struct Upkeep {
     open_transactions: BTreeMap<Partition, (i64, u32)>,
     /// Why upkeep has shown the pipeline as waiting.
     shown: Option<String>,
+    /// There is more to run again than fits into one turn.
+    pub(super) rerun_goes_on: bool,
 }
 
 impl Upkeep {
@@ -76,6 +78,7 @@ impl Upkeep {
             newest_event_ns: None,
             open_transactions: BTreeMap::new(),
             shown: None,
+            rerun_goes_on: false,
         }
     }
 
@@ -169,22 +172,27 @@ impl Pipeline {
     async fn refresh_lookups(&mut self) -> Result<()> {
         let Stations { lookups, engine, .. } = &mut self.stations;
         lookups.refresh(engine);
-        if !lookups.is_retry_due() {
+        if !lookups.is_retry_due() || self.upkeep.rerun_goes_on {
+            return Ok(());
+        }
+        self.stations.lookups.retry_begun();
+        let marked = match self.retry_model_refusals().await {
+            Ok(marked) => marked,
+            Err(error) => {
+                self.stations.lookups.retry_failed();
+                return Err(error);
+            }
+        };
+        if marked == 0 {
+            self.stations.lookups.retry_ended();
             return Ok(());
         }
         tracing::info!(
             pipeline = self.settings.name,
+            records = marked,
             "lookup changed: records that the models refused are tried again"
         );
-        let began = Instant::now();
-        let done = match self.retry_model_refusals().await {
-            Ok(()) => self.rerun_due().await,
-            Err(error) => Err(error),
-        };
-        if done.is_ok() {
-            self.stations.lookups.retried(began.elapsed());
-        }
-        done
+        self.rerun_due().await
     }
 
     /// One line per sink cycle, and the figures for the interval.
