@@ -7,16 +7,22 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use exit::Exit;
 
 use crate::config::units;
+use crate::source::window::{Place, Span};
+use crate::workbench::events::{Events, place};
 
 pub mod check;
 pub mod demo;
+pub mod diff;
 mod exit;
+pub mod explain;
 pub mod generate;
+pub mod generations;
 mod load;
 pub mod migrate;
 pub mod preview;
 pub mod quarantine;
 pub mod run;
+mod show;
 pub mod status;
 
 /// Keeps MySQL tables equal to the latest state of change topics in Kafka: exactly once, in order per key, by SQL that
@@ -34,12 +40,18 @@ pub enum Command {
     Run(RunArgs),
     /// Find every fault of config, models, schemas and lookups at once; needs no server.
     Check(CheckArgs),
-    /// Run the models over a file of events and show their rows and the writes that would follow; needs no server.
+    /// Run the models over events and show their rows and the writes that would follow; needs no server unless asked to.
     Preview(PreviewArgs),
+    /// Run old and new models over the same events and show which rows of the target would differ.
+    Diff(DiffArgs),
+    /// Show the graph of models, their plans, and what each costs.
+    Explain(ExplainArgs),
     /// Create or upgrade our tables in MySQL, and the target where it is absent.
     Migrate(MigrateArgs),
     /// Show positions, sums and quarantine of each pipeline, as MySQL has them.
     Status(StatusArgs),
+    /// List the versions of models, schema and settings that have been in use; go back to one on purpose.
+    Generations(GenerationsArgs),
     /// Look at refused and held events, and decide about them.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
@@ -86,6 +98,40 @@ pub struct CheckArgs {
     pub explain: Option<String>,
 }
 
+/// Which events to try models on.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("source").args(["events", "topic_last", "from"]))]
+pub struct EventsArgs {
+    /// Events, one JSON object per line; `-` reads standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// The last N records of each partition of the pipeline's topic. Reads only: joins no group, commits nothing.
+    #[arg(long, value_name = "N")]
+    pub topic_last: Option<usize>,
+    /// The topic's records from here on: an offset, a time (2024-05-01T12:00:00Z), or how long ago (90m).
+    #[arg(long, value_name = "PLACE", value_parser = place)]
+    pub from: Option<Place>,
+    /// Up to here, exclusively; up to the end without it.
+    #[arg(long, value_name = "PLACE", value_parser = place, requires = "from")]
+    pub to: Option<Place>,
+    /// Only this partition of the topic; may be given several times.
+    #[arg(long, value_name = "N", conflicts_with = "events")]
+    pub partition: Vec<i32>,
+}
+
+impl EventsArgs {
+    /// The events that are meant, if any are named.
+    fn named(&self) -> Option<Events> {
+        let topic = |span| Events::Topic { span, partitions: self.partition.clone() };
+        match (&self.events, self.topic_last, self.from) {
+            (Some(file), _, _) => Some(Events::File(file.clone())),
+            (_, Some(count), _) => Some(topic(Span::Last(count))),
+            (_, _, Some(from)) => Some(topic(Span::Between { from, to: self.to })),
+            (None, None, None) => None,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct PreviewArgs {
     #[command(flatten)]
@@ -93,12 +139,101 @@ pub struct PreviewArgs {
     /// Pipeline to run; may be left out where there is only one.
     #[arg(short, long, value_name = "NAME")]
     pub pipeline: Option<String>,
-    /// Events, one JSON object per line; `-` reads standard input.
-    #[arg(short, long, value_name = "FILE")]
-    pub events: PathBuf,
-    /// Rows to show of each model.
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[command(flatten)]
+    pub events: EventsArgs,
+    /// Cut the events into batches of N; all are one batch without it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// Against the tables as the server has them instead of empty ones. Reads only; SELECT is all that it needs.
+    #[arg(long)]
+    pub online: bool,
+    /// Show this model's rows only; may be given several times.
+    #[arg(short, long, value_name = "NAME")]
+    pub model: Vec<String>,
+    /// Rows to show of each table; 20 for people, all for programs unless given.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// How to show the rows.
+    #[arg(long, value_enum, default_value_t = PreviewFormat::Text)]
+    pub format: PreviewFormat,
+    /// Write files into this folder: one for each model, and `writes`, `quarantine`.
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PreviewFormat {
+    /// Tables for people.
+    Text,
+    /// One JSON object per line.
+    Ndjson,
+    /// Files; needs --out.
+    Parquet,
+    /// Files (Arrow IPC); needs --out.
+    Arrow,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("before").required(true).args(["old", "rev"]))]
+pub struct DiffArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Pipeline to compare; may be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    #[command(flatten)]
+    pub events: EventsArgs,
+    /// Folder with the old models.
+    #[arg(long, value_name = "FOLDER")]
+    pub old: Option<PathBuf>,
+    /// Revision of git with the old models, schemas and lookups, such as `HEAD` or `main~3`. The checkout is not touched.
+    #[arg(long, value_name = "REVISION")]
+    pub rev: Option<String>,
+    /// Cut the events into batches of N; all are one batch without it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// Differences to show of each kind.
+    #[arg(long, value_name = "N", default_value_t = 10)]
     pub limit: usize,
+    /// Counts only, no rows.
+    #[arg(long)]
+    pub summary: bool,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Pipeline to explain; may be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// With events, rows and time of each model are measured.
+    #[command(flatten)]
+    pub events: EventsArgs,
+    /// This model only, with its plans; may be given several times.
+    #[arg(short, long, value_name = "NAME")]
+    pub model: Vec<String>,
+    /// Show the logical and physical plan of every model.
+    #[arg(long)]
+    pub plans: bool,
+    /// How often to run the events; the median counts. One run more comes before, to warm up.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+    /// Cut the events into batches of N; all are one batch without it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
+    /// `dot` is the graph alone, for Graphviz.
+    #[arg(long, value_enum, default_value_t = ExplainFormat::Text)]
+    pub format: ExplainFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExplainFormat {
+    Text,
+    Json,
+    Dot,
 }
 
 #[derive(Debug, Args)]
@@ -116,6 +251,35 @@ pub struct StatusArgs {
     pub config: ConfigArg,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct GenerationsArgs {
+    #[command(subcommand)]
+    pub command: Option<GenerationsCommand>,
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Generations of this pipeline only.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GenerationsCommand {
+    /// Make the files here the newest generation, also where they were in use before.
+    Adopt(GenerationsAdoptArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct GenerationsAdoptArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// May be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -281,8 +445,11 @@ pub async fn dispatch(cli: &Cli) -> Exit {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
         Command::Preview(args) => preview::run(args).await,
+        Command::Diff(args) => diff::run(args).await,
+        Command::Explain(args) => explain::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Generations(args) => generations::run(args).await,
         Command::Quarantine(command) => quarantine::run(command).await,
         Command::Generate(args) => generate::run(args).await,
         Command::Demo(args) => demo::run(args).await,
@@ -313,8 +480,17 @@ mod tests {
             "afterimage check --explain",
             "afterimage check --explain AI0118",
             "afterimage preview --pipeline users --events e.ndjson",
+            "afterimage preview --topic-last 100 --partition 0 --partition 2 --online --format ndjson --model latest",
+            "afterimage preview --from 90m --to 2024-05-01T12:00:00Z --out x --format parquet --batch 10",
+            "afterimage diff --rev HEAD --events e.ndjson --summary",
+            "afterimage diff --old queries.old --topic-last 10 --format json",
+            "afterimage explain",
+            "afterimage explain --events - --runs 3 --format dot",
             "afterimage migrate --dry-run",
             "afterimage status --format json",
+            "afterimage generations",
+            "afterimage generations --pipeline users --format json",
+            "afterimage generations adopt -c a.toml --pipeline users",
             "afterimage quarantine list --state held --limit 5",
             "afterimage quarantine show --partition 0 --offset 7",
             "afterimage quarantine retry --key 123",
@@ -326,6 +502,22 @@ mod tests {
             "afterimage demo --folder playground",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn events_come_from_one_place() {
+        for line in [
+            "afterimage preview --events a --topic-last 1",
+            "afterimage preview --events a --partition 1",
+            "afterimage preview --topic-last 1 --from 5",
+            "afterimage preview --events a --to 5",
+            "afterimage preview --from yesterday",
+            "afterimage preview --events a --batch 0",
+            "afterimage diff --events a",
+            "afterimage diff --events a --old b --rev c",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
         }
     }
 

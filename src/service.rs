@@ -7,17 +7,20 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::{Field, Schema};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch as signal};
 
+use self::standby::Standby;
 use crate::config::{self, Config};
 use crate::decode::{DecodeOptions, Decoder, TimestampUnit, events_schema};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
-use crate::pipeline::health::Health;
+use crate::generation::{Fingerprint, Generation};
+use crate::pipeline::health::{Health, State};
+use crate::pipeline::reload::{Definition, Reload};
 use crate::pipeline::{BreakerLimits, Ended, Lookup, Lookups, Origin, Pipeline, Settings, Stations};
 use crate::schema::SourceSchema;
 use crate::sink::positions::Owner;
@@ -26,16 +29,46 @@ use crate::sink::{self, Sink};
 use crate::source::{BatchLimits, Broker, FollowOptions, Source, SourceOptions};
 use crate::sql::{Engine, LookupFrom, LookupSpec, LookupTable, ModelSpec, VersionBy};
 
+mod definition;
+mod standby;
+mod watch;
+
+pub use self::watch::define_anew as define;
+
+/// Loaded lookups, by name.
+type LookupTables = BTreeMap<String, Arc<LookupTable>>;
+
+/// Lookups that were loaded so long ago are loaded again before anything is read.
+const FRESH: Duration = Duration::from_secs(5);
+
 /// How one pipeline ended.
 pub type Outcome = (String, Result<Ended>);
 
+/// What tells the definition of a pipeline, as its files are now, from all others.
+pub fn fingerprint(pipeline: &config::Pipeline) -> Fingerprint {
+    definition::marks(pipeline).whole
+}
+
+/// This process as an owner of a pipeline's partitions; of no generation yet.
+pub fn owner(pipeline: &config::Pipeline) -> Owner {
+    Owner {
+        pipeline: pipeline.name.clone(),
+        topic: pipeline.topic.clone(),
+        token: rand::RngExt::random(&mut rand::rng()),
+        name: instance_name(),
+        generation: Generation::default(),
+    }
+}
+
 /// All pipelines of a config, running.
 pub struct Service {
-    stop: watch::Sender<bool>,
+    stop: signal::Sender<bool>,
     ended: mpsc::UnboundedReceiver<Outcome>,
     running: usize,
     grace: Duration,
     pub health: Vec<Health>,
+    /// Each asks one pipeline to look at its files.
+    looks: Vec<Arc<Notify>>,
 }
 
 /// Loads schema and models of one pipeline and plans them; `tables` are lookups that were read elsewhere, also such as have a file.
@@ -46,13 +79,12 @@ pub async fn prepare(
     finished(examine(pipeline, tables).await)
 }
 
-/// As [`prepare`], with lookups that are loaded already.
-async fn prepare_loaded(
+/// As [`prepare`], with lookups in whatever form they are there.
+async fn prepare_with(
     pipeline: &config::Pipeline,
-    tables: BTreeMap<String, Arc<LookupTable>>,
+    tables: &BTreeMap<String, LookupFrom>,
 ) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let tables = tables.into_iter().map(|(name, table)| (name, LookupFrom::Loaded(table))).collect();
-    finished(examine_with(pipeline, &tables).await)
+    finished(examine_with(pipeline, tables).await)
 }
 
 fn finished(examined: Examined) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
@@ -175,7 +207,7 @@ pub async fn read_tables(
 impl Service {
     /// Prepares all pipelines and starts them. Every fault of every pipeline at once; warnings are logged.
     pub async fn start(config: &Config, until_caught_up: bool) -> std::result::Result<Self, Vec<Diagnostic>> {
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = signal::channel(false);
         let (report, ended) = mpsc::unbounded_channel();
         let mut faults = Vec::new();
         for pipeline in config.pipelines.values().filter(|pipeline| !needs_tables(pipeline)) {
@@ -187,11 +219,13 @@ impl Service {
         if has_errors(&faults) {
             return Err(faults);
         }
-        let mut health = Vec::new();
+        let (mut health, mut looks) = (Vec::new(), Vec::new());
         for pipeline in config.pipelines.values() {
             let own = Health::new(&pipeline.name);
             health.push(own.clone());
-            let plan = Plan { config: config.clone(), pipeline: pipeline.clone(), until_caught_up };
+            let look = Arc::new(Notify::new());
+            looks.push(Arc::clone(&look));
+            let plan = Plan { config: config.clone(), pipeline: pipeline.clone(), until_caught_up, look };
             let (stopped, report) = (stopped.clone(), report.clone());
             let name = pipeline.name.clone();
             let spawned = std::thread::Builder::new().name(format!("pipeline-{name}")).spawn(move || {
@@ -204,7 +238,7 @@ impl Service {
             }
         }
         let grace = config.pipelines.values().map(|pipeline| pipeline.shutdown_timeout).max().unwrap_or_default();
-        Ok(Self { stop, ended, running: config.pipelines.len(), grace, health })
+        Ok(Self { stop, ended, running: config.pipelines.len(), grace, health, looks })
     }
 
     /// The next pipeline to end; `None` when all have.
@@ -215,6 +249,11 @@ impl Service {
         let outcome = self.ended.recv().await;
         self.running -= 1;
         outcome
+    }
+
+    /// Has all pipelines look at their files now.
+    pub fn look(&self) {
+        self.looks.iter().for_each(|look| look.notify_one());
     }
 
     /// Asks all pipelines to stop, and says how long they may take.
@@ -243,7 +282,7 @@ fn caught(health: &Health, work: impl FnOnce() -> Result<Ended>) -> Result<Ended
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         let error =
             Error::new(Kind::Bug, "a panic in the pipeline; the log has its place").remedy("restart, and report it");
-        health.enter(crate::pipeline::health::State::Halted, &error.to_string());
+        health.enter(State::Halted, &error.to_string());
         Err(error)
     })
 }
@@ -253,10 +292,11 @@ struct Plan {
     config: Config,
     pipeline: config::Pipeline,
     until_caught_up: bool,
+    look: Arc<Notify>,
 }
 
 /// One pipeline, one thread, one runtime: its models may keep the thread busy without holding up anybody else.
-fn on_own_runtime(plan: Plan, health: Health, stop: watch::Receiver<bool>) -> Result<Ended> {
+fn on_own_runtime(plan: Plan, health: Health, stop: signal::Receiver<bool>) -> Result<Ended> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Kind::Bug, "no runtime for a pipeline").source(error))?;
     let grace = plan.pipeline.shutdown_timeout;
@@ -276,41 +316,81 @@ fn on_own_runtime(plan: Plan, health: Health, stop: watch::Receiver<bool>) -> Re
         }
     });
     if let Err(error) = &outcome {
-        health.enter(crate::pipeline::health::State::Halted, &error.to_string());
+        health.enter(State::Halted, &error.to_string());
     }
     runtime.shutdown_background();
     outcome
 }
 
-async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<bool>) -> Result<Ended> {
-    let Plan { config, pipeline, until_caught_up } = plan;
-    let connector = connector(&config);
+async fn assemble_and_run(plan: Plan, health: Health, mut stop: signal::Receiver<bool>) -> Result<Ended> {
+    let Plan { config, pipeline, until_caught_up, look } = plan;
+    // Before the files are read: what changes from here on is a change.
+    let judged = definition::judged(&pipeline);
     let mut lookups = lookups(&config, &pipeline, &health);
     let Some(tables) = lookups.load(&mut stop).await? else { return Ok(Ended::Stopped) };
-    let prepared = prepare_loaded(&pipeline, tables).await;
-    let (schema, engine, _) = prepared.map_err(|faults| {
+    let first = first_definition(&pipeline, tables).await?;
+    let mut loaded = Some(lookups);
+    let mut definition = Some(first);
+    let mut reload = match until_caught_up {
+        true => Reload::never(),
+        false => watch::start(&config, &pipeline, judged, look)?,
+    };
+    loop {
+        let asked = Instant::now();
+        if !until_caught_up {
+            let mut standby = Standby { config: &config, pipeline: &pipeline, health: &health, stop: &mut stop };
+            definition = standby.turn(definition, &mut reload).await;
+        }
+        let Some(current) = definition.take() else { return Ok(Ended::Stopped) };
+        let lookups = match loaded.take().filter(|_| asked.elapsed() < FRESH) {
+            Some(lookups) => lookups,
+            None => match load_into(&config, &pipeline, &health, &current.engine, &mut stop).await? {
+                Some(lookups) => lookups,
+                None => return Ok(Ended::Stopped),
+            },
+        };
+        // Each run of the pipeline is another owner.
+        let stations = stations(&config, &pipeline, owner(&pipeline), current, lookups)?;
+        let settings = settings(&pipeline, until_caught_up);
+        let (ended, line) = Pipeline::new(settings, stations, health.clone(), stop.clone(), reload).run().await;
+        match ended {
+            Err(error) if error.kind == Kind::Outdated && !until_caught_up => reload = line,
+            ended => return ended,
+        }
+        definition = reload.take_ready();
+    }
+}
+
+/// What the files say at the start, over the lookups that were loaded.
+async fn first_definition(pipeline: &config::Pipeline, tables: LookupTables) -> Result<Definition> {
+    let tables = tables.into_iter().map(|(name, table)| (name, LookupFrom::Loaded(table))).collect();
+    watch::define(pipeline, &tables).await.map_err(|faults| {
         let first = faults.first().map(|fault| format!("[{}] {}", fault.code, fault.message)).unwrap_or_default();
         Error::new(Kind::Config, first).remedy("run `afterimage check` for all faults with their places")
-    })?;
-    lookups.loaded_into(&engine);
-    let owner = Owner {
-        pipeline: pipeline.name.clone(),
-        topic: pipeline.topic.clone(),
-        token: rand::RngExt::random(&mut rand::rng()),
-        name: instance_name(),
-    };
-    let properties: BTreeMap<String, String> = config.kafka.properties.expose().clone();
-    let broker = Broker::new(&config.kafka.brokers, &properties, Duration::from_secs(10))?;
-    let source = Source::start(SourceOptions {
-        brokers: config.kafka.brokers.clone(),
-        group: pipeline.group.clone(),
-        topic: pipeline.topic.clone(),
-        properties,
-        client_id: format!("afterimage-{}", pipeline.name),
-        buffer_bytes: pipeline.batch.max_bytes.saturating_mul(2),
-        buffer_events: pipeline.batch.max_events.saturating_mul(2),
-    })?;
-    let settings = Settings {
+    })
+}
+
+/// Loads the lookups anew, into an engine that was planned over others; `None`: asked to stop meanwhile.
+async fn load_into(
+    config: &Config,
+    pipeline: &config::Pipeline,
+    health: &Health,
+    engine: &Engine,
+    stop: &mut signal::Receiver<bool>,
+) -> Result<Option<Lookups>> {
+    let mut lookups = lookups(config, pipeline, health);
+    let Some(tables) = lookups.load(stop).await? else { return Ok(None) };
+    for (name, table) in tables {
+        engine.put_lookup(&name, table).map_err(|faults| {
+            let first = faults.first().map(|fault| format!("[{}] {}", fault.code, fault.message)).unwrap_or_default();
+            Error::new(Kind::Config, first).remedy("start again")
+        })?;
+    }
+    Ok(Some(lookups))
+}
+
+fn settings(pipeline: &config::Pipeline, until_caught_up: bool) -> Settings {
+    Settings {
         name: pipeline.name.clone(),
         topic: Arc::from(pipeline.topic.as_str()),
         table: pipeline.table.clone(),
@@ -328,16 +408,39 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<
         tombstone_retention: pipeline.tombstone_retention,
         metrics_interval: pipeline.metrics_interval,
         until_caught_up,
-    };
-    let stations = Stations {
+    }
+}
+
+/// The stations of one pipeline; from here on it is a member of its group.
+fn stations(
+    config: &Config,
+    pipeline: &config::Pipeline,
+    owner: Owner,
+    definition: Definition,
+    mut lookups: Lookups,
+) -> Result<Stations> {
+    lookups.loaded_into(&definition.engine);
+    let connector = connector(config);
+    let properties: BTreeMap<String, String> = config.kafka.properties.expose().clone();
+    let broker = Broker::new(&config.kafka.brokers, &properties, Duration::from_secs(10))?;
+    let source = Source::start(SourceOptions {
+        brokers: config.kafka.brokers.clone(),
+        group: pipeline.group.clone(),
+        topic: pipeline.topic.clone(),
+        properties,
+        client_id: format!("afterimage-{}", pipeline.name),
+        buffer_bytes: pipeline.batch.max_bytes.saturating_mul(2),
+        buffer_events: pipeline.batch.max_events.saturating_mul(2),
+    })?;
+    Ok(Stations {
         source,
         broker,
-        decoder: decoder(&pipeline, &schema),
-        engine,
+        decoder: definition.decoder,
+        engine: definition.engine,
+        marks: definition.marks,
         lookups,
         sink: Sink::new(connector, owner, pipeline.key.clone()),
-    };
-    Pipeline::new(settings, stations, health, stop).run().await
+    })
 }
 
 /// Lookups that are topics, as they are now: for tools, which follow nothing.
@@ -399,7 +502,6 @@ fn instance_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::health::State;
 
     // Proves: P5, R60
     #[test]

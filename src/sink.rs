@@ -10,6 +10,7 @@
 //! server itself works.
 
 mod encode;
+pub mod generations;
 pub mod inspect;
 pub mod lookup;
 mod merge;
@@ -22,12 +23,14 @@ pub mod server_error;
 pub mod session;
 mod stage;
 pub mod status;
+pub mod stored;
 pub mod summary;
 pub mod tables;
 mod tombstones;
 
 use arrow::array::{AsArray, RecordBatch};
 
+use self::inspect::Inspected;
 use self::merge::Merge;
 pub use self::merge::Superseded;
 use self::positions::{Advance, Found, Owner, Token};
@@ -39,6 +42,7 @@ use self::stage::{Filled, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
+use crate::generation::Generation;
 use crate::position::{Partition, Version};
 use crate::target::Target;
 use crate::work::OutOfOrder;
@@ -99,20 +103,15 @@ impl Sink {
         &self.owner
     }
 
-    /// The target as the server describes it; its faults where it can't be used. Goes on with it.
-    pub async fn inspect(&mut self, table: &str) -> Result<std::result::Result<Target, Vec<Diagnostic>>> {
-        let key = self.key.clone();
-        let found = inspect::target(self.session().await?, table, &key, None).await?;
-        if let Ok(target) = &found {
-            self.use_target(target.clone());
-        }
-        Ok(found)
+    /// Writes as `generation` from now on.
+    pub fn use_generation(&mut self, generation: Generation) {
+        self.owner.generation = generation;
     }
 
-    /// The same of a target that is in use, without going on with it: columns that came since and need no value are left out.
-    pub async fn look_again(&mut self, table: &str) -> Result<std::result::Result<Target, Vec<Diagnostic>>> {
-        let (key, known) = (self.key.clone(), self.target().cloned());
-        inspect::target(self.session().await?, table, &key, known.as_ref()).await
+    /// The target as the server describes it, or its faults, for models that yield the columns of `wanted`. Doesn't go on with it.
+    pub async fn look(&mut self, wanted: &Target) -> Result<std::result::Result<Inspected, Vec<Diagnostic>>> {
+        let key = self.key.clone();
+        inspect::target(self.session().await?, &wanted.table, &key, Some(wanted)).await
     }
 
     /// Writes to `target` from now on.

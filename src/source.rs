@@ -25,6 +25,7 @@ mod position_check;
 pub mod properties;
 mod statistics;
 mod topic_id;
+pub mod window;
 
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ mod check;
 mod check_target;
 mod engine;
 mod evidence;
+pub mod explain;
 mod fit;
 mod fold;
 mod held;

@@ -6,6 +6,11 @@
 //! Decoder and engine are those of the service; only the transaction is played ([`tables`]). What needs a server or a clock isn't
 //! there: MySQL's own refusals, retries from quarantine, tombstones that expire, `max_refused`. Nothing here prints.
 
+pub mod difference;
+pub mod effects;
+pub mod events;
+pub mod online;
+pub mod revision;
 pub mod tables;
 
 #[cfg(test)]

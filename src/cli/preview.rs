@@ -1,168 +1,180 @@
-//! `preview`: a file of events through decode and models, with no server at all: each model's rows, what is refused and held and why,
-//! and the writes that would follow against an empty table.
+//! `preview`: events through decode and models: each model's rows, what is refused and held and why, and the writes that would follow,
+//! against empty tables or, with `--online`, against those of the server, which are only read.
+//!
+//! This is where values may be shown.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io::Write;
-use std::path::Path;
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::util::pretty::pretty_format_batches;
-
-use super::{Exit, PreviewArgs, load};
-use crate::config::{Config, LookupFrom, Pipeline, TimestampUnit};
-use crate::decode::{DecodeRefusal, Decoded};
-use crate::diagnostic::printable;
+use super::show::Stopped;
+use super::show::files::FileFormat;
+use super::{Exit, PreviewArgs, PreviewFormat, load};
+use crate::config::{Config, Pipeline};
 use crate::error::{Error, Kind, Result};
-use crate::generate::{OwnedRecord, read_events_file};
-use crate::hold::HoldSet;
-use crate::position::Partition;
-use crate::service;
-use crate::sql::{Engine, Input};
-use crate::work::{Evaluation, Refusal};
+use crate::generate::OwnedRecord;
+use crate::workbench::effects::{Effect, effects};
+use crate::workbench::events::Events;
+use crate::workbench::online::{self, As, Online};
+use crate::workbench::{Bench, Turn};
+
+mod programs;
+mod text;
 
 pub async fn run(args: &PreviewArgs) -> Exit {
     match preview(args).await {
-        Ok(exit) | Err(exit) => exit,
+        Ok(()) => Exit::Done,
+        Err(exit) => exit,
     }
 }
 
-async fn preview(args: &PreviewArgs) -> std::result::Result<Exit, Exit> {
+/// All that there is to show.
+struct Preview<'a> {
+    pipeline: &'a Pipeline,
+    /// Where the events come from.
+    source: String,
+    records: usize,
+    turns: Vec<Turn>,
+    /// Of each turn.
+    effects: Vec<Vec<Effect>>,
+    bench: Bench,
+    online: Option<Online>,
+}
+
+async fn preview(args: &PreviewArgs) -> std::result::Result<(), Exit> {
+    let files = file_format(args)?;
     let config = load::config(&args.config.config)?;
     let pipeline = load::pipeline(&config, args.pipeline.as_deref())?;
-    let tables = tables(&config, pipeline).await.map_err(|error| load::fail(&error))?;
-    let (schema, mut engine, warnings) = service::prepare(pipeline, &tables).await.map_err(|faults| {
-        load::show(&faults);
-        Exit::Config
-    })?;
+    let events = load::events(&args.events)?;
+    let previewed = evaluate(args, &config, pipeline, &events).await?;
+    previewed.check_names(&args.model)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let shown = match files {
+        Some((format, folder)) => programs::files(&previewed, args, format, folder),
+        None if args.format == PreviewFormat::Ndjson => programs::ndjson(&previewed, args, &mut out),
+        None => text::show(&previewed, args, &mut out),
+    };
+    match shown.and_then(|()| std::io::Write::flush(&mut out).map_err(Stopped::from)) {
+        Ok(()) | Err(Stopped::ReaderGone) => Ok(()),
+        Err(Stopped::Failed(error)) => Err(load::fail(&error)),
+    }
+}
+
+/// The files to write, if any; the two flags belong together.
+fn file_format(args: &PreviewArgs) -> std::result::Result<Option<(FileFormat, &std::path::Path)>, Exit> {
+    let format = match args.format {
+        PreviewFormat::Parquet => Some(FileFormat::Parquet),
+        PreviewFormat::Arrow => Some(FileFormat::Arrow),
+        PreviewFormat::Text | PreviewFormat::Ndjson => None,
+    };
+    match (format, &args.out) {
+        (Some(format), Some(folder)) => Ok(Some((format, folder))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(load::usage("--format parquet and arrow write files: say where with --out FOLDER")),
+        (None, Some(_)) => Err(load::usage("--out writes files: say which with --format parquet or --format arrow")),
+    }
+}
+
+async fn evaluate<'a>(
+    args: &PreviewArgs,
+    config: &Config,
+    pipeline: &'a Pipeline,
+    events: &Events,
+) -> std::result::Result<Preview<'a>, Exit> {
+    let lookups = load::lookups(config, pipeline).await?;
+    let prepared = load::bench(pipeline, &lookups).await;
+    let (mut bench, warnings) = prepared.map_err(|faults| load::refuse(&faults))?;
     load::show(&warnings);
-    let ticks_per_second = match pipeline.timestamp_unit {
-        TimestampUnit::Second => 1,
-        TimestampUnit::Millisecond => 1_000,
-        TimestampUnit::Microsecond => 1_000_000,
-        TimestampUnit::Nanosecond => 1_000_000_000,
+    let records = events.read(config, pipeline).await.map_err(|error| load::fail(&error))?;
+    if records.is_empty() {
+        eprintln!("warning: {} holds no events", events.describe(pipeline));
+    }
+    let batches = load::batches(&records, args.batch);
+    let online = match args.online {
+        true => Some(fill(config, pipeline, &mut bench, &batches, events).await?),
+        false => None,
     };
-    let standard_input = Path::new("/dev/stdin");
-    let events = if args.events == Path::new("-") { standard_input } else { args.events.as_path() };
-    let records = read_events_file(events, ticks_per_second).map_err(|error| load::fail(&error))?;
-    let mut decoder = service::decoder(pipeline, &schema);
-    let shown = async {
-        let decoded = decoder.decode(records.iter().map(OwnedRecord::as_raw))?;
-        let evaluation = evaluate(&mut engine, &decoded, &records).await?;
-        // Nothing is stored yet, so nothing is known of anybody.
-        let suspects: Vec<_> = evaluation.suspects.iter().map(|row| (*row, None)).collect();
-        let mut out = std::io::stdout().lock();
-        show_models(&mut out, &engine, args.limit).map_err(gone)?;
-        show_outcome(&mut out, &decoded, &evaluation, args.limit).map_err(gone)?;
-        let late = engine.evidence(&suspects).await?;
-        for event in &late {
-            writeln!(out, "out of order: {} of {} is older than {:?}", event.position, event.key, event.known)
-                .map_err(gone)?;
+    let turned = turn(&mut bench, &batches, events, online.as_ref()).await;
+    let (turns, effects) = turned.map_err(|error| load::fail(&error))?;
+    let source = events.describe(pipeline);
+    Ok(Preview { pipeline, source, records: records.len(), turns, effects, bench, online })
+}
+
+async fn fill(
+    config: &Config,
+    pipeline: &Pipeline,
+    bench: &mut Bench,
+    batches: &[&[OwnedRecord]],
+    events: &Events,
+) -> std::result::Result<Online, Exit> {
+    let mut session = load::session(config).await?;
+    let filled = online::fill(bench, &mut session, pipeline, batches, taken(events)).await;
+    filled.map_err(|refused| match refused {
+        online::Refused::Faults(faults) => load::refuse(&faults),
+        online::Refused::Error(error) => load::fail(&error),
+    })
+}
+
+/// A file's events are taken for news; the topic's stand where they stand.
+fn taken(events: &Events) -> As {
+    match events {
+        Events::File(_) => As::News,
+        Events::Topic { .. } => As::History,
+    }
+}
+
+async fn turn(
+    bench: &mut Bench,
+    batches: &[&[OwnedRecord]],
+    events: &Events,
+    online: Option<&Online>,
+) -> Result<(Vec<Turn>, Vec<Vec<Effect>>)> {
+    let (mut turns, mut all) = (Vec::new(), Vec::new());
+    for batch in batches {
+        let mut turn = bench.run(batch).await?;
+        if online.is_some() && taken(events) == As::History {
+            // What is stored of a user may come from the event itself or from one behind it, which is no evidence against it.
+            turn.out_of_order.retain(|late| {
+                late.known.partition != late.position.partition || late.known.offset < late.position.offset
+            });
         }
-        Ok(())
-    };
-    match shown.await {
-        Ok(()) => Ok(Exit::Done),
-        Err(error) => Err(load::fail(&error)),
+        all.push(effects(&turn, online)?);
+        turns.push(turn);
     }
+    Ok((turns, all))
 }
 
-/// Lookups from MySQL and from topics are read where the servers answer; there is no other way to know their rows.
-async fn tables(config: &Config, pipeline: &Pipeline) -> Result<BTreeMap<String, RecordBatch>> {
-    let mut tables = service::read_topics(config, pipeline).await?;
-    if pipeline.lookups.values().any(|lookup| matches!(lookup.from, LookupFrom::MySql { .. })) {
-        tables.extend(service::read_tables(pipeline, &service::connector(config)).await?);
-    }
-    Ok(tables)
-}
-
-async fn evaluate(engine: &mut Engine, decoded: &Decoded, records: &[OwnedRecord]) -> Result<Evaluation> {
-    let decode_refused: Vec<Refusal> = decoded.refused.iter().map(DecodeRefusal::to_refusal).collect();
-    let partitions: BTreeSet<Partition> = records.iter().map(|record| record.partition).collect();
-    let partitions: Vec<Partition> = partitions.into_iter().collect();
-    let input = Input {
-        events: decoded.events.clone(),
-        salvage: decoded.salvage.clone(),
-        decode_refused: &decode_refused,
-        ignored: &decoded.ignored,
-        forced: &[],
-        holds: &HoldSet::default(),
-        rerun: &HashSet::new(),
-        high_water_ns: &BTreeMap::new(),
-        partitions: &partitions,
-    };
-    engine.evaluate(input).await
-}
-
-fn show_models(out: &mut impl Write, engine: &Engine, limit: usize) -> std::io::Result<()> {
-    for (name, rows, took) in engine.tables() {
-        writeln!(out, "model {name}: {} rows in {:.1} ms", rows.num_rows(), took.as_secs_f64() * 1e3)?;
-        show_rows(out, rows, limit)?;
-    }
-    Ok(())
-}
-
-fn show_outcome(out: &mut impl Write, decoded: &Decoded, evaluation: &Evaluation, limit: usize) -> std::io::Result<()> {
-    for refusal in evaluation.refused.iter().take(limit) {
-        let model = refusal.model.as_deref().map(|model| format!(" by {model}")).unwrap_or_default();
-        writeln!(
-            out,
-            "refused at {}{model}: {}: {}",
-            refusal.stage.name(),
-            refusal.position,
-            printable(&refusal.reason)
-        )?;
-    }
-    for held in evaluation.held.iter().take(limit) {
-        let users: Vec<&str> = held.keys.iter().map(|key| &*key.0).collect();
-        writeln!(out, "held: {} waits for {}", held.position, printable(&users.join(", ")))?;
-    }
-    for (field, count) in &decoded.unmapped {
-        writeln!(out, "no schema knows the field {}: {count} events carry it", printable(field))?;
-    }
-    let deleted = evaluation.latest.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
-    if let Some(deleted) = deleted {
-        let kept: BooleanArray = deleted.iter().map(|deleted| Some(deleted != Some(true))).collect();
-        for (what, chosen) in [("upserts", &kept), ("deletes", deleted)] {
-            let rows = filter_record_batch(&evaluation.latest, chosen).map_err(std::io::Error::other)?;
-            writeln!(out, "writes that would follow: {} {what}", rows.num_rows())?;
-            show_rows(out, &rows, limit)?;
+impl Preview<'_> {
+    /// Models that ran, in running order, each with its rows of all batches and the time that they took.
+    fn models(&self) -> Result<Vec<(String, RecordBatch, std::time::Duration)>> {
+        let mut names: Vec<&str> = Vec::new();
+        for model in self.turns.iter().flat_map(|turn| &turn.models) {
+            if !names.contains(&model.name.as_str()) {
+                names.push(&model.name);
+            }
         }
+        let explained = self.bench.engine().explain();
+        let order = |name: &str| explained.models.iter().position(|model| model.name == name);
+        names.sort_by_key(|name| order(name));
+        names.into_iter().map(|name| self.rows_of(name)).collect()
     }
-    for sums in &evaluation.sums {
-        let (classes, changes) = (&sums.classes, &sums.changes);
-        writeln!(
-            out,
-            "partition {}: read {} = ignored {} + refused {} + held {} + accepted {}; changes {} = upserted {} + deleted {} + superseded {}",
-            sums.partition,
-            classes.read,
-            classes.ignored,
-            classes.refused,
-            classes.held,
-            classes.accepted,
-            changes.changes,
-            changes.upserted,
-            changes.deleted,
-            changes.superseded
-        )?;
+
+    fn rows_of(&self, name: &str) -> Result<(String, RecordBatch, std::time::Duration)> {
+        let models: Vec<_> =
+            self.turns.iter().flat_map(|turn| &turn.models).filter(|model| model.name == name).collect();
+        let batches: Vec<&RecordBatch> = models.iter().map(|model| &model.rows).collect();
+        let bug = || Error::new(Kind::Bug, format!("the rows of {name} don't fit together"));
+        let schema = batches.first().ok_or_else(bug)?.schema();
+        let rows = concat_batches(&schema, batches).map_err(|error| bug().source(error))?;
+        Ok((name.to_owned(), rows, models.iter().map(|model| model.took).sum()))
     }
-    Ok(())
+
+    /// Refuses names of models that there are not.
+    fn check_names(&self, names: &[String]) -> std::result::Result<(), Exit> {
+        load::known_models(names, &self.bench.engine().explain())
+    }
 }
 
-fn show_rows(out: &mut impl Write, rows: &RecordBatch, limit: usize) -> std::io::Result<()> {
-    if rows.num_rows() > 0 {
-        let shown = rows.slice(0, rows.num_rows().min(limit));
-        let table = pretty_format_batches(&[shown]).map_err(std::io::Error::other)?.to_string();
-        for line in table.lines() {
-            writeln!(out, "{}", printable(line))?;
-        }
-    }
-    if rows.num_rows() > limit {
-        writeln!(out, "and {} more", rows.num_rows() - limit)?;
-    }
-    Ok(())
-}
-
-fn gone(error: std::io::Error) -> Error {
-    Error::new(Kind::Config, "the preview could not be written").source(error)
+/// Whether `name` is to be shown.
+fn is_wanted(args: &PreviewArgs, name: &str) -> bool {
+    args.model.is_empty() || args.model.iter().any(|model| model == name)
 }

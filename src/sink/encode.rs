@@ -13,6 +13,7 @@ use arrow::datatypes::{
 };
 use bytes::Bytes;
 
+use super::quoting::identifier;
 use super::stage::RowFault;
 use crate::target::{Holds, Target};
 
@@ -113,6 +114,11 @@ impl<'a> Rows<'a> {
     }
 
     fn write_joined_key(&self, out: &mut Vec<u8>, row: usize, form: Form) -> Result<(), RowFault> {
+        write_text(out, &self.joined_key(row)?, form);
+        Ok(())
+    }
+
+    fn joined_key(&self, row: usize) -> Result<String, RowFault> {
         let mut key = String::new();
         for column in 0..self.key_len {
             if column > 0 {
@@ -120,8 +126,7 @@ impl<'a> Rows<'a> {
             }
             key.push_str(&self.key_part(row, column)?.replace('\0', "\0\u{1}"));
         }
-        write_text(out, &key, form);
-        Ok(())
+        Ok(key)
     }
 
     /// One key column's value as text.
@@ -339,6 +344,54 @@ fn write_bytes(out: &mut Vec<u8>, bytes: &[u8], form: Form) {
     }
     if form == Form::Literal {
         out.push(b'\'');
+    }
+}
+
+/// A batch's keys, for questions about what is stored of them.
+pub struct Keys<'a>(Rows<'a>);
+
+impl<'a> Keys<'a> {
+    pub fn new(target: &'a Target, rows: &'a RecordBatch) -> Result<Self, RowFault> {
+        Rows::new(target, rows, &[]).map(Self)
+    }
+
+    /// The key as the tombstones table has it.
+    pub fn text(&self, row: usize) -> Result<String, RowFault> {
+        if self.0.key_len == 1 { self.0.key_part(row, 0) } else { self.0.joined_key(row) }
+    }
+
+    /// What a stored row of this key fulfils, and no other.
+    pub fn condition(&self, row: usize) -> Result<String, RowFault> {
+        let mut sql = Vec::new();
+        for (name, array, holds) in &self.0.columns[..self.0.key_len] {
+            if array.is_null(row) {
+                return Err(null_key(row, name));
+            }
+            if !sql.is_empty() {
+                sql.extend_from_slice(b" AND ");
+            }
+            sql.extend_from_slice(identifier(name).as_bytes());
+            sql.extend_from_slice(b" = ");
+            let fault = |reason| RowFault { row, column: Some((*name).to_owned()), reason };
+            write_value(&mut sql, array, row, *holds, Form::Literal).map_err(fault)?;
+        }
+        Ok(String::from_utf8_lossy(&sql).into_owned())
+    }
+}
+
+/// A value as the server is asked to keep it, without the escapes of any form; `None` is NULL.
+pub fn plain(array: &ArrayRef, row: usize, holds: Holds) -> Result<Option<Vec<u8>>, String> {
+    if array.is_null(row) {
+        return Ok(None);
+    }
+    match array.data_type() {
+        DataType::Utf8 => Ok(Some(array.as_string::<i32>().value(row).as_bytes().to_vec())),
+        DataType::Binary => Ok(Some(array.as_binary::<i32>().value(row).to_vec())),
+        _ => {
+            let mut text = Vec::new();
+            write_value(&mut text, array, row, holds, Form::Field)?;
+            Ok(Some(text))
+        }
     }
 }
 

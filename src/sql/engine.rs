@@ -17,6 +17,7 @@ use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionContext;
 
 use super::bisect::Crash;
+use super::explain::{self, Explanation, TableKind, TableNode};
 use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
@@ -246,7 +247,7 @@ impl Engine {
     }
 
     /// As [`set_lookup`](Self::set_lookup), with a table that was put together elsewhere and is known to differ.
-    pub fn put_lookup(&mut self, name: &str, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
+    pub fn put_lookup(&self, name: &str, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
         self.lookup(name)?.put(table)
     }
 
@@ -284,6 +285,33 @@ impl Engine {
         let step = self.steps.iter().find(|step| step.name == LATEST);
         let step = step.ok_or_else(|| Error::new(Kind::Bug, "latest isn't planned"))?;
         Ok(RecordBatch::new_empty(output::latest_schema(step.schema(), &self.target)))
+    }
+
+    /// What the planner made of the models.
+    pub fn explain(&self) -> Explanation {
+        let lookups: BTreeMap<String, usize> =
+            self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table().num_rows())).collect();
+        let node = |index: usize, step: &Step| explain::model(step, self.routes.latest.contains(&index), &lookups);
+        let models: Vec<_> = self.steps.iter().enumerate().map(|(index, step)| node(index, step)).collect();
+        let read = |name: &str| models.iter().any(|model| model.reads.iter().any(|read| read == name));
+        let own = [
+            (EVENTS, TableKind::Events, None),
+            (HELD, TableKind::Engine, Some(ENRICHED)),
+            (KNOWN, TableKind::Engine, Some(ACCEPTED)),
+        ];
+        let own = own.into_iter().filter(|(name, _, _)| read(name)).map(|(name, kind, made_from)| TableNode {
+            name: name.to_owned(),
+            kind,
+            rows: None,
+            made_from,
+        });
+        let lookups = lookups.iter().map(|(name, rows)| TableNode {
+            name: name.clone(),
+            kind: TableKind::Lookup,
+            rows: Some(*rows),
+            made_from: None,
+        });
+        Explanation { tables: own.chain(lookups).collect(), models }
     }
 
     /// Each model that ran for the last batch: its rows and how long it took.

@@ -87,19 +87,19 @@ impl LookupTable {
 }
 
 impl Lookup {
+    /// Takes the rows of `other`, which were checked when they came in, if the columns are the same.
+    pub(super) fn share(&self, other: &Self) {
+        if self.slot.schema() == other.slot.schema() && self.key == other.key {
+            self.slot.put(other.slot.table());
+        }
+    }
+
     /// Replaces all rows; the columns must stay the same. Yields whether any row differs.
     pub(super) fn replace(&self, table: Arc<LookupTable>) -> Result<bool, Vec<Diagnostic>> {
         self.fits(table.schema())?;
         let news = !self.slot.table().same_rows(&table);
         self.slot.put(table);
         Ok(news)
-    }
-
-    /// Takes the rows of `other`, which were checked when they came in, if the columns are the same.
-    pub(super) fn share(&self, other: &Self) {
-        if self.slot.schema() == other.slot.schema() && self.key == other.key {
-            self.slot.put(other.slot.table());
-        }
     }
 
     /// Replaces all rows by some that are known to differ.

@@ -4,7 +4,7 @@
 //! skipped without further noise. A template is never executed itself: operators keep state (a hash join its build side), so
 //! [`Step::run`] executes a fresh copy each time. Running a used plan again yields rows of an older batch without an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,6 +46,8 @@ const ASSUMED_FEW: usize = 64;
 pub(super) struct Step {
     pub(super) name: String,
     pub(super) file: PathBuf,
+    /// Tables and models that it reads, by name, each once.
+    pub(super) reads: Vec<String>,
     pub(super) logical: LogicalPlan,
     /// Never executed itself.
     pub(super) template: Arc<dyn ExecutionPlan>,
@@ -61,6 +63,11 @@ pub(super) struct Step {
 impl Step {
     pub(super) fn schema(&self) -> &SchemaRef {
         self.slot.schema()
+    }
+
+    /// The plan that runs.
+    pub(super) fn physical(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.template
     }
 
     /// Forgets the rows of the last batch.
@@ -244,6 +251,7 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
     Ok(Step {
         name: model.name.clone(),
         file: model.file.clone(),
+        reads: model.reads().map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect(),
         logical,
         template,
         verdicts,
