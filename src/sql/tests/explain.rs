@@ -41,10 +41,11 @@ async fn the_newest_row_is_picked_by_the_rule_and_told_where_it_is_not() {
     let explanation = shipped().await.explain();
     let [verdict] = verdicts(&explanation, "latest") else { panic!("{explanation:?}") };
     assert_eq!((verdict.rule, verdict.took), (NEWEST_ROW, true));
-    // Ranks may tie, as far as the rule can tell.
-    let ranked = "SELECT * EXCEPT (n) FROM (SELECT *, RANK() OVER (PARTITION BY user_id ORDER BY ts DESC, \
-                  _partition DESC, _offset DESC) AS n FROM accepted) WHERE n = 1";
-    let explanation = explained(&[("latest", ranked)]).await;
+    // Another window beside it needs all rows.
+    let beside = "SELECT * EXCEPT (n, m) FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY ts DESC, \
+                  _partition DESC, _offset DESC) AS n, MIN(_offset) OVER (PARTITION BY user_id ORDER BY ts DESC, \
+                  _partition DESC, _offset DESC) AS m FROM accepted) WHERE n = 1 AND m >= 0";
+    let explanation = explained(&[("latest", beside)]).await;
     let [verdict] = verdicts(&explanation, "latest") else { panic!("{explanation:?}") };
     assert_eq!((verdict.rule, verdict.took), (NEWEST_ROW, false));
 }
