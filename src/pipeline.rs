@@ -12,6 +12,7 @@ mod adopt;
 pub mod breaker;
 mod commit;
 pub mod health;
+pub mod lookups;
 pub mod policy;
 pub mod protocol;
 pub mod reload;
@@ -31,10 +32,10 @@ use self::breaker::Breaker;
 pub use self::breaker::BreakerLimits;
 use self::commit::Applied;
 use self::health::{Health, State};
+pub use self::lookups::{Lookup, Lookups, Origin};
 use self::reload::Reload;
 use self::unread::Unread;
 use self::upkeep::Upkeep;
-pub use self::upkeep::{Lookup, Lookups, Origin};
 use crate::decode::{DecodeRefusal, Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -147,6 +148,9 @@ impl Pipeline {
             Err(error) => self.health.enter(State::Halted, &error.to_string()),
         }
         self.write_summary().await;
+        // Whoever looks now sees that they are others' to take.
+        self.owned.clear();
+        self.publish_partitions();
         let left = self.stations.source.close(Duration::from_secs(3)).await;
         tracing::info!(pipeline = self.settings.name, left_group = left, "pipeline ended");
         (ended, self.reload)

@@ -148,7 +148,9 @@ impl Engine {
             [EVENTS, HELD, KNOWN].into_iter().chain(configured).chain(unknown.iter().copied()).collect();
         let order = order(&models, &named, faults);
         let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, faults).await;
-        check::contract(spec, &models, &planned.steps, &session, faults);
+        let names: Vec<&str> =
+            spec.lookups.iter().map(|lookup| lookup.name.as_str()).chain(unknown.iter().copied()).collect();
+        check::contract(spec, &models, &planned.steps, &session, (&names, &lookups), faults);
         let assumed = check_target::target(spec, &models, &planned.steps, target, faults);
         examined.unplanned = unplanned(&models, &planned.steps, faults);
         let (Some(target), Some(events), Some(held), Some(known), []) =
@@ -247,23 +249,13 @@ impl Engine {
     }
 
     /// As [`set_lookup`](Self::set_lookup), with a table that was put together elsewhere and is known to differ.
-    pub fn put_lookup(&mut self, name: &str, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
+    pub fn put_lookup(&self, name: &str, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
         self.lookup(name)?.put(table)
     }
 
     /// Applies changes to a lookup, seen from the next batch on; see [`LookupTable::apply`].
-    pub fn change_lookup(
-        &mut self,
-        name: &str,
-        rows: &RecordBatch,
-        deleted: &[bool],
-    ) -> Result<usize, Vec<Diagnostic>> {
+    pub fn change_lookup(&mut self, name: &str, rows: RecordBatch, deleted: &[bool]) -> Result<usize, Vec<Diagnostic>> {
         self.lookup(name)?.change(rows, deleted)
-    }
-
-    /// The lookups as they are now, by name: for another engine that is to go on with them.
-    pub fn lookup_tables(&self) -> BTreeMap<String, Arc<LookupTable>> {
-        self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table())).collect()
     }
 
     /// Takes the rows that the lookups of `other` hold now; where the columns are others, its own stay.
@@ -273,6 +265,16 @@ impl Engine {
                 lookup.share(theirs);
             }
         }
+    }
+
+    /// What the planner's rules made of each model's joins with lookups: the model, and the verdict.
+    pub fn verdicts(&self) -> impl Iterator<Item = (&str, &super::Verdict)> {
+        self.steps.iter().flat_map(|step| step.verdicts.iter().map(|verdict| (step.name.as_str(), verdict)))
+    }
+
+    /// The lookups as they are now, by name: for another engine that is to go on with them.
+    pub fn lookup_tables(&self) -> BTreeMap<String, Arc<LookupTable>> {
+        self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table())).collect()
     }
 
     fn lookup(&self, name: &str) -> Result<&Lookup, Vec<Diagnostic>> {
@@ -285,6 +287,11 @@ impl Engine {
         let step = self.steps.iter().find(|step| step.name == LATEST);
         let step = step.ok_or_else(|| Error::new(Kind::Bug, "latest isn't planned"))?;
         Ok(RecordBatch::new_empty(output::latest_schema(step.schema(), &self.target)))
+    }
+
+    /// The models and the columns that they yield.
+    pub fn models(&self) -> impl Iterator<Item = (&str, &SchemaRef)> {
+        self.steps.iter().map(|step| (step.name.as_str(), step.schema()))
     }
 
     /// What the planner made of the models.
