@@ -146,7 +146,7 @@ fn cases_run_and_a_failing_one_shows_the_cell() {
     assert_eq!(tested.code(), 1, "{tested:?}");
     let expected = [
         "FAIL users/case",
-        "different row, queries/users/tests/case.yaml:7:27",
+        "different row, queries/users/tests/case.yaml:7:28",
         "      user_id | name",
         "    - \"1\"     | Eve",
         "    + \"1\"     | Ada",

@@ -59,7 +59,7 @@ pub async fn define(
 /// Faults that the pipeline's own tests find in its files.
 async fn failing_tests(config: &Config, pipeline: &config::Pipeline) -> Vec<Diagnostic> {
     // Cases that give their lookups' rows need no server; the others say what they lack.
-    let tables = super::read_tables(pipeline, &super::connector(config)).await.unwrap_or_default();
+    let tables = read_tables(pipeline, &super::connector(config)).await.unwrap_or_default();
     test::run(pipeline, &tables, &test::Options::default()).await.into_faults()
 }
 
