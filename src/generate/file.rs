@@ -141,7 +141,8 @@ fn is_record(line: &[u8]) -> bool {
     !event && ["value", "value_base64", "offset"].iter().any(|name| fields.contains_key(*name))
 }
 
-fn own_timestamp_ms(event: &[u8], ticks_per_second: i64) -> Option<i64> {
+/// The time that an event itself carries, milliseconds since 1970, if it can be read.
+pub fn own_timestamp_ms(event: &[u8], ticks_per_second: i64) -> Option<i64> {
     let event: serde_json::Value = serde_json::from_slice(event).ok()?;
     let ticks = event.get("timestamp")?.as_i64()?;
     i64::try_from(i128::from(ticks) * 1000 / i128::from(ticks_per_second.max(1))).ok()

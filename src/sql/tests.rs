@@ -1,5 +1,6 @@
 //! The station as a whole, on the shipped models and on models with a fault in them.
 
+mod analyses;
 mod batches;
 mod checks;
 mod explain;
