@@ -14,7 +14,7 @@ pub(super) async fn run(args: &SchemaInferArgs) -> Result<Exit, Exit> {
     let pipeline = load::pipeline(&config, args.pipeline.as_deref())?;
     let source = load::events(&args.events)?;
     let known = newest(&pipeline.schemas)?;
-    let records = source.read(&config, pipeline).await.map_err(|error| load::fail(&error))?;
+    let records = source.read(&config, pipeline).await.map_err(|error| load::fail(&error))?.records;
     let payloads = records.iter().filter_map(|record: &OwnedRecord| record.value.as_deref());
     let inferred = infer(payloads, &pipeline.key, known.as_ref()).map_err(|error| load::fail(&error))?;
     tell(&inferred, known.as_ref());

@@ -27,7 +27,7 @@ pub async fn plan(connector: &Connector, wanted: &Target, key: &[String], wishes
             return Err(Error::new(Kind::SinkConfig, texts.join("; ")));
         }
     };
-    let (changes, conflicts, notes) = changes(wanted, &actual, wishes);
+    let (changes, conflicts, notes) = changes(wanted, &actual.target, wishes);
     let mut plan = Plan { table: wanted.table.clone(), conflicts, notes, statements: Vec::new() };
     if changes.is_empty() {
         return Ok(plan);
