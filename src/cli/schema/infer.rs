@@ -14,8 +14,8 @@ pub(super) async fn run(args: &SchemaInferArgs) -> Result<Exit, Exit> {
     let pipeline = load::pipeline(&config, args.pipeline.as_deref())?;
     let source = load::events(&args.events)?;
     let known = newest(&pipeline.schemas)?;
-    let records = source.read(&config, pipeline).await.map_err(|error| load::fail(&error))?.records;
-    let payloads = records.iter().filter_map(|record: &OwnedRecord| record.value.as_deref());
+    let records = source.read(&config, pipeline).await.map_err(|error| load::fail(&error))?;
+    let payloads = records.records.iter().filter_map(|record: &OwnedRecord| record.value.as_deref());
     let inferred = infer(payloads, &pipeline.key, known.as_ref()).map_err(|error| load::fail(&error))?;
     tell(&inferred, known.as_ref());
     if inferred.added.is_empty() {

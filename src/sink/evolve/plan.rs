@@ -15,7 +15,7 @@ const COPY: &str = "afterimage_plan_";
 pub async fn plan(connector: &Connector, wanted: &Target, key: &[String], wishes: &Wishes) -> Result<Plan> {
     let mut session = connector.connect().await?;
     let actual = match inspect::target(&mut session, &wanted.table, key, None).await? {
-        Ok(actual) => actual,
+        Ok(actual) => actual.target,
         Err(faults) => {
             let texts: Vec<String> = faults
                 .iter()
@@ -27,7 +27,7 @@ pub async fn plan(connector: &Connector, wanted: &Target, key: &[String], wishes
             return Err(Error::new(Kind::SinkConfig, texts.join("; ")));
         }
     };
-    let (changes, conflicts, notes) = changes(wanted, &actual.target, wishes);
+    let (changes, conflicts, notes) = changes(wanted, &actual, wishes);
     let mut plan = Plan { table: wanted.table.clone(), conflicts, notes, statements: Vec::new() };
     if changes.is_empty() {
         return Ok(plan);
