@@ -187,7 +187,7 @@ async fn compare(program: &Program) {
         generation: Generation::default(),
     };
     let registered = owner.register(&mut session, &Marks::default(), Grounds::Start).await.unwrap();
-    let Registered::New(generation) = registered else { panic!("{registered:?}") };
+    let Registered::New(generation) = registered else { unreachable!("{registered:?}") };
     owner.generation = generation;
     let mut stored = owner.create(&mut session, 0, 0, &TopicIdentity::default()).await.unwrap();
     let mut sink = Sink::new(connector, owner, vec!["user_id".to_owned()]);

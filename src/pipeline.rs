@@ -147,6 +147,9 @@ impl Pipeline {
             Err(error) => self.health.enter(State::Halted, &error.to_string()),
         }
         self.write_summary().await;
+        // Whoever looks now sees that they are others' to take.
+        self.owned.clear();
+        self.publish_partitions();
         let left = self.stations.source.close(Duration::from_secs(3)).await;
         tracing::info!(pipeline = self.settings.name, left_group = left, "pipeline ended");
         (ended, self.reload)

@@ -15,6 +15,7 @@ mod offline;
 mod operations;
 mod properties;
 mod protocol;
+mod reload;
 mod road;
 mod security;
 mod servers;

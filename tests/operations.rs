@@ -188,7 +188,7 @@ on_both_servers! {
         assert!(running.log().contains("afterimage migrate"), "{}", running.tail());
         let migrated = rig.workspace.run(&["migrate", "--dry-run"]);
         assert!(migrated.stdout.contains("CREATE TABLE IF NOT EXISTS `out_of_order_events`"), "{migrated:?}");
-        assert_eq!(rig.database.number("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE()").await, 5);
+        assert_eq!(rig.database.number("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE()").await, 6);
     }
 
     // Proves: P6, R42

@@ -33,7 +33,7 @@ impl Standby<'_> {
         let mut waited = false;
         loop {
             if definition.is_none() {
-                definition = self.from_files().await;
+                definition = self.read_files().await;
                 waited = false;
             }
             if let Some(found) = definition.take() {
@@ -60,7 +60,7 @@ impl Standby<'_> {
         }
     }
 
-    async fn from_files(&self) -> Option<Definition> {
+    async fn read_files(&self) -> Option<Definition> {
         match define_anew(self.config, self.pipeline).await {
             Ok(definition) => Some(definition),
             Err(faults) => {

@@ -76,7 +76,7 @@ impl Owner {
     ) -> Result<Registered, StatementError> {
         let fingerprint = marks.whole;
         session.run("START TRANSACTION").await?;
-        session.rows(&format!("{} FOR UPDATE", self.first())).await?;
+        session.run(&self.lock()).await?;
         let newest = self.newest(session).await?;
         let known = self.number_of(session, fingerprint).await?;
         let mine = format!("pipeline = {}", text_ascii(&self.pipeline));
@@ -113,10 +113,10 @@ impl Owner {
         Ok(registered)
     }
 
-    /// The row that stands for the pipeline's lock: unlike the newest one it stays the same.
-    fn first(&self) -> String {
+    /// Takes the pipeline's lock. It is the first row, which unlike the newest one stays the same; nothing in it changes.
+    fn lock(&self) -> String {
         format!(
-            "SELECT generation FROM {GENERATIONS} WHERE pipeline = {} ORDER BY generation LIMIT 1",
+            "UPDATE {GENERATIONS} SET instance = instance WHERE pipeline = {} ORDER BY generation LIMIT 1",
             text_ascii(&self.pipeline)
         )
     }
@@ -132,7 +132,11 @@ impl Owner {
 
     /// The newest generation, and none is registered until the session's transaction ends.
     pub(super) async fn newest_locked(&self, session: &mut Session) -> Result<Option<Generation>, StatementError> {
-        session.rows(&format!("{} LOCK IN SHARE MODE", self.first())).await?;
+        let first = format!(
+            "SELECT generation FROM {GENERATIONS} WHERE pipeline = {} ORDER BY generation LIMIT 1 LOCK IN SHARE MODE",
+            text_ascii(&self.pipeline)
+        );
+        session.rows(&first).await?;
         self.newest(session).await
     }
 

@@ -41,7 +41,7 @@ impl Documented {
         };
         assert_eq!(
             (found.migrate.len(), found.wide.len(), found.by_table.len()),
-            (1, 1, 7),
+            (1, 1, 8),
             "the page has changed its form"
         );
         found
@@ -258,6 +258,15 @@ fn uses() -> BTreeMap<(&'static str, &'static str), &'static str> {
             "INSERT IGNORE INTO afterimage_positions (pipeline, topic, kafka_partition) SELECT 'a', 'b', 0 FROM DUAL WHERE 1 = 0",
         ),
         (("afterimage_positions", "UPDATE"), "UPDATE afterimage_positions SET next_offset = 0 WHERE 1 = 0"),
+        (("afterimage_generations", "SELECT"), "SELECT generation FROM afterimage_generations"),
+        (
+            ("afterimage_generations", "INSERT"),
+            "INSERT IGNORE INTO afterimage_generations (pipeline, generation) SELECT 'a', 1 FROM DUAL WHERE 1 = 0",
+        ),
+        (
+            ("afterimage_generations", "UPDATE"),
+            "UPDATE afterimage_generations SET instance = instance ORDER BY generation LIMIT 1",
+        ),
         (("afterimage_tombstones", "SELECT"), "SELECT row_key FROM afterimage_tombstones"),
         (
             ("afterimage_tombstones", "INSERT"),

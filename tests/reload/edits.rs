@@ -1,0 +1,225 @@
+//! One instance whose files change while it runs.
+
+use super::*;
+use crate::on_both_servers;
+use crate::support::process::signal;
+
+on_both_servers! {
+    // Proves: P1, P3, R57
+    async fn a_saved_model_goes_live_between_two_batches_and_no_event_is_lost_or_read_again(server) {
+        let mut rig = rig(server, Variant::default()).await;
+        let mut records = workload(6_000, 2, 301);
+        let mut running = rig.start("run");
+        rig.write(records.by_ref().take(2_000)).await;
+        rig.wait_until_applied(LONG).await;
+        for generation in 1..=2 {
+            let known = running.log().len();
+            mark(rig.workspace.path(), generation);
+            // Events come in all the while.
+            for _ in 0..20 {
+                rig.write(records.by_ref().take(50)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            running.wait_for_line(known, &["changed files taken up"], LONG).await;
+            rig.write(records.by_ref().take(500)).await;
+            rig.wait_until_applied(LONG).await;
+        }
+        rig.write(records).await;
+        rig.wait_until_applied(LONG).await;
+        assert_eq!(count(&running, "partition begun"), 2, "nothing is begun anew: {}", running.tail());
+        finish(running).await;
+        let marks = assert_as_folded_but_for_marks(&rig).await;
+        assert!(marks.get("g2").is_some_and(|rows| *rows > 10), "{marks:?}");
+        assert_eq!(assert_written_in_turn(&rig).await, [1, 2, 3]);
+        let listed = rig.workspace.run(&["generations", "--format", "json"]);
+        assert_eq!((listed.code(), listed.stdout.lines().count()), (0, 3), "{listed:?}");
+    }
+
+    // Proves: P6
+    async fn a_bad_edit_is_refused_by_name_and_changes_nothing(server) {
+        let port = free_port();
+        let mut rig = rig(server, with_status(port)).await;
+        let mut running = rig.start("run");
+        rig.write([event("ann", "DE", 1)]).await;
+        rig.wait_until_applied(LONG).await;
+        let before = wait_for_status(port, |status| status["reload"]["state"] == "current").await;
+        let broken = marked(1).replace("c.country,", "c.cuontry,");
+        std::fs::write(enriched(rig.workspace.path()), &broken).unwrap();
+        let refused = wait_for_status(port, |status| status["reload"]["state"] == "refused").await;
+        let line = broken.lines().position(|line| line.contains("c.cuontry")).unwrap() + 1;
+        let fault = &refused["reload"]["faults"][0];
+        assert_eq!((fault["line"].as_u64(), fault["column"].as_u64()), (Some(line as u64), Some(5)), "{refused:#}");
+        assert!(fault["file"].as_str().unwrap().ends_with("queries/users/enriched.sql"), "{refused:#}");
+        for same in ["generation", "fingerprint", "state"] {
+            assert_eq!(refused[same], before[same], "{refused:#}");
+        }
+        let code = fault["code"].as_str().unwrap();
+        running.wait_for_line(0, &["ERROR", code, "enriched.sql", &format!("line={line}"), "cuontry"], LONG).await;
+        running.wait_for_line(0, &["ERROR", "the changed files are refused"], LONG).await;
+        let metrics = crate::support::web::get(port, "/metrics").body;
+        assert!(metrics.contains("afterimage_reload_refused{pipeline=\"users\"} 1"), "{metrics}");
+        assert!(metrics.contains("afterimage_generation{pipeline=\"users\"} 1"), "{metrics}");
+        let shown = rig.workspace.run(&["status"]);
+        assert!(shown.stdout.contains(&format!("enriched.sql:{line}:5: [{code}]")), "{shown:?}");
+        rig.write([event("bob", "FR", 2)]).await;
+        rig.wait_until_applied(LONG).await;
+        rig.assert_as_folded().await;
+        // Mended, and back to what runs: neither is a new generation.
+        mark(rig.workspace.path(), 0);
+        let mended = wait_for_status(port, |status| status["reload"]["state"] == "current").await;
+        assert_eq!(mended["generation"], 1, "{mended:#}");
+        finish(running).await;
+        assert_eq!(assert_written_in_turn(&rig).await, [1]);
+    }
+
+    // Proves: R57
+    async fn an_edit_that_is_undone_is_a_generation_of_its_own(server) {
+        let mut rig = rig(server, Variant::default()).await;
+        let mut running = rig.start("run");
+        rig.write([event("ann", "DE", 1)]).await;
+        rig.wait_until_applied(LONG).await;
+        for (number, generation) in [(2, 1), (3, 0)] {
+            let known = running.log().len();
+            mark(rig.workspace.path(), generation);
+            running.wait_for_line(known, &["changed files taken up", &format!("generation={number}")], LONG).await;
+            rig.write([event("ann", "DE", 1 + number)]).await;
+            rig.wait_until_applied(LONG).await;
+        }
+        finish(running).await;
+        rig.assert_as_folded().await;
+        assert_eq!(assert_written_in_turn(&rig).await, [1, 2, 3]);
+    }
+
+    async fn a_folder_swapped_by_symlink_is_taken_up_and_a_hangup_has_it_looked_at_at_once(server) {
+        let mut rig = rig(server, Variant::default()).await;
+        // As a ConfigMap is mounted: files are links through a link, which is swapped.
+        let queries = rig.workspace.path().join("queries/users");
+        for generation in 0..=2 {
+            let folder = queries.join(format!("..data_{generation}"));
+            std::fs::create_dir(&folder).unwrap();
+            for entry in std::fs::read_dir(&queries).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    std::fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+                }
+            }
+            std::fs::write(folder.join("enriched.sql"), marked(generation)).unwrap();
+        }
+        let swap = |generation: usize| {
+            std::os::unix::fs::symlink(format!("..data_{generation}"), queries.join("..new")).unwrap();
+            std::fs::rename(queries.join("..new"), queries.join("..data")).unwrap();
+        };
+        swap(0);
+        for entry in std::fs::read_dir(queries.join("..data_0")).unwrap() {
+            let name = entry.unwrap().file_name();
+            std::fs::remove_file(queries.join(&name)).unwrap();
+            std::os::unix::fs::symlink(Path::new("..data").join(&name), queries.join(&name)).unwrap();
+        }
+        let mut running = rig.start("run");
+        for generation in 0..=2 {
+            if generation > 0 {
+                let known = running.log().len();
+                swap(generation);
+                if generation == 2 {
+                    signal(running.pid(), libc::SIGHUP);
+                    running.wait_for_line(known, &["SIGHUP"], LONG).await;
+                }
+                running.wait_for_line(known, &["changed files taken up"], LONG).await;
+            }
+            rig.write([event(&format!("u{generation}"), "DE", 1)]).await;
+            rig.wait_until_applied(LONG).await;
+        }
+        finish(running).await;
+        let marks = assert_as_folded_but_for_marks(&rig).await;
+        assert_eq!(marks, [("g0", 1), ("g1", 1), ("g2", 1)].map(|(mark, rows)| (mark.to_owned(), rows)).into());
+    }
+
+    // Proves: P5
+    async fn what_the_models_refused_is_tried_again_by_the_edit_that_mends_them(server) {
+        let mut rig = rig(server, Variant::default()).await;
+        let path = enriched(rig.workspace.path());
+        std::fs::write(&path, marked(0).replace("l.code IS NULL", "(l.code IS NULL OR c.name LIKE 'ann%')")).unwrap();
+        let mut running = rig.start("run");
+        rig.write([event("ann", "DE", 1), event("bob", "DE", 2), event("ann", "FR", 3), event("cleo", "XX", 4)]).await;
+        rig.wait_until_applied(LONG).await;
+        let pending = "SELECT COUNT(*) FROM error_data_enrichment WHERE state IN ('refused', 'held')";
+        assert_eq!(rig.database.number(pending).await, 3);
+        mark(rig.workspace.path(), 0);
+        rig.wait_for(pending, 1, LONG).await;
+        rig.assert_as_folded().await;
+        // The one that is refused still was tried once more, and not again after that.
+        let attempts = "SELECT attempts FROM error_data_enrichment WHERE kafka_offset = 3";
+        assert_eq!(rig.database.number(attempts).await, 2);
+        running.terminate();
+        running.wait_for_code(0, LONG).await;
+        let again = rig.start("again");
+        rig.write([event("dora", "DE", 5)]).await;
+        rig.wait_until_applied(LONG).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(rig.database.number(attempts).await, 2, "the same generation has nothing new to try");
+        finish(again).await;
+        rig.assert_as_folded().await;
+    }
+
+    async fn an_edit_that_needs_a_column_waits_for_it_and_a_column_nobody_yields_is_named(server) {
+        let port = free_port();
+        let mut rig = rig(server, with_status(port)).await;
+        let mut running = rig.start("run");
+        rig.write([event("ann", "DE", 1)]).await;
+        rig.wait_until_applied(LONG).await;
+        let root = rig.workspace.path().to_owned();
+        let latest = std::fs::read_to_string(root.join("queries/users/latest.sql")).unwrap();
+        let enriched_by_age = marked(0).replace("AS region,", "AS region,\n    'x' AS grade,");
+        std::fs::write(enriched(&root), enriched_by_age).unwrap();
+        let wider = latest.replace("region, _deleted, ts", "region, grade, _deleted, ts");
+        std::fs::write(root.join("queries/users/latest.sql"), wider).unwrap();
+        let pending = wait_for_status(port, |status| status["reload"]["faults"][0]["code"] == "AI0122").await;
+        assert_eq!((&pending["reload"]["state"], &pending["state"]), (&json!("pending"), &json!("running")), "{pending:#}");
+        rig.write([event("bob", "DE", 2)]).await;
+        rig.wait_until_applied(LONG).await;
+        rig.database.execute("ALTER TABLE enriched_user ADD COLUMN grade VARCHAR(9) NULL").await;
+        running.wait_for_line(0, &["changed files taken up"], LONG).await;
+        rig.write([event("cleo", "DE", 3)]).await;
+        rig.wait_until_applied(LONG).await;
+        assert_eq!(rig.database.number("SELECT COUNT(*) FROM enriched_user WHERE grade = 'x'").await, 1);
+        finish(running).await;
+        rig.assert_as_folded().await;
+        // The older models again, on purpose: the column is left to its default, and that is said.
+        mark(&root, 0);
+        std::fs::write(root.join("queries/users/latest.sql"), latest).unwrap();
+        assert_eq!(rig.workspace.run(&["generations", "adopt"]).code(), 0);
+        let mut older = rig.start("older");
+        older.wait_for_line(0, &["WARN", "grade", "left to their defaults"], LONG).await;
+        rig.write([event("ann", "FR", 4)]).await;
+        rig.wait_until_applied(LONG).await;
+        finish(older).await;
+        rig.assert_as_folded().await;
+        rig.database.execute("ALTER TABLE enriched_user ADD COLUMN must INT NOT NULL").await;
+        let mut refused = rig.start("refused");
+        refused.wait_for_code(2, LONG).await;
+        assert!(refused.log().contains("AI0121"), "{}", refused.tail());
+    }
+
+    // Proves: R10
+    async fn an_edit_while_the_database_is_away_is_taken_up_when_it_is_back(server) {
+        let (mut rig, proxy) = Rig::behind_a_proxy(server, Variant::default()).await;
+        drop(std::fs::remove_dir_all(rig.workspace.path().join("queries/users/tests")));
+        let mut running = rig.start("run");
+        rig.write([event("ann", "DE", 1)]).await;
+        rig.wait_until_applied(LONG).await;
+        proxy.refuse(true);
+        assert!(rig.database.kill_connections().await > 0);
+        mark(rig.workspace.path(), 1);
+        rig.write([event("bob", "DE", 2)]).await;
+        // Longer than it takes to judge the files, and than anything that is due by the clock.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        assert_eq!(count(&running, "changed files taken up"), 0, "{}", running.tail());
+        proxy.refuse(false);
+        running.wait_for_line(0, &["changed files taken up"], LONG).await;
+        rig.write([event("cleo", "DE", 3)]).await;
+        rig.wait_until_applied(LONG).await;
+        finish(running).await;
+        let marks = assert_as_folded_but_for_marks(&rig).await;
+        assert!(marks.contains_key("g1"), "{marks:?}");
+    }
+}
