@@ -1,10 +1,10 @@
 //! How long the brokers keep a topic's records, and whether they compact it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use std::collections::BTreeMap;
 
 use super::properties;
 use crate::error::Result;
@@ -34,7 +34,8 @@ pub async fn retention(
     config.set("client.id", "afterimage-inspect");
     let client: AdminClient<DefaultClientContext> = config.create().map_err(properties::not_accepted)?;
     let options = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
-    let asked = client.describe_configs(&[ResourceSpecifier::Topic(topic)], &options);
+    let wanted = [ResourceSpecifier::Topic(topic)];
+    let asked = client.describe_configs(&wanted, &options);
     let answer = tokio::time::timeout(timeout + Duration::from_secs(1), asked).await;
     let Ok(Ok(answer)) = answer else { return Ok(None) };
     let Some(Ok(resource)) = answer.into_iter().next() else { return Ok(None) };
