@@ -59,8 +59,7 @@ fn a_preview_shows_rows_refusals_holds_and_writes() {
         "refused at model by enriched: partition 0 offset 2",
         "held: partition 0 offset 3",
         "refused at decode: partition 0 offset 4",
-        "writes that would follow: 1 upserts",
-        "writes that would follow: 1 deletes",
+        "writes that would follow, to an empty enriched_user: 1 insert, 1 absent",
         "read 5 = ignored 0 + refused 2 + held 1 + accepted 2; changes 3 = upserted 1 + deleted 1 + superseded 1",
     ] {
         assert!(shown.stdout.contains(text), "{text:?} is missing in {}", shown.stdout);

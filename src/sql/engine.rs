@@ -289,6 +289,11 @@ impl Engine {
         Ok(RecordBatch::new_empty(output::latest_schema(step.schema(), &self.target)))
     }
 
+    /// The models and the columns that they yield.
+    pub fn models(&self) -> impl Iterator<Item = (&str, &SchemaRef)> {
+        self.steps.iter().map(|step| (step.name.as_str(), step.schema()))
+    }
+
     /// What the planner made of the models.
     pub fn explain(&self) -> Explanation {
         let lookups: BTreeMap<String, usize> =

@@ -3,6 +3,7 @@
 mod analyses;
 mod batches;
 mod checks;
+mod explain;
 mod fold;
 mod latest_rule;
 mod lookups;
