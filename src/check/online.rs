@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Report, examine, from_mysql};
-use crate::config::{Config, Pipeline, units};
+use crate::config::{Config, LookupFrom, Pipeline, units};
 use crate::diagnostic::Diagnostic;
 use crate::error::Error;
 use crate::service;
@@ -20,6 +20,7 @@ pub(super) async fn servers(config: &Config, report: &mut Report) {
     let connector = service::connector(config);
     for pipeline in config.pipelines.values() {
         topic(config, pipeline, report).await;
+        lookup_topics(config, pipeline, report).await;
         account(pipeline, &connector, report).await;
         let tables = match from_mysql(pipeline).as_slice() {
             [] => BTreeMap::new(),
@@ -105,6 +106,26 @@ async fn account(pipeline: &Pipeline, connector: &Connector, report: &mut Report
         let what = format!("the server's {what}");
         if refused { Diagnostic::error("AI0408", what) } else { Diagnostic::warning("AI0408", what) }.help(why)
     }));
+}
+
+/// Topics that are lookups; that they are compacted is as it should be.
+async fn lookup_topics(config: &Config, pipeline: &Pipeline, report: &mut Report) {
+    for (name, lookup) in &pipeline.lookups {
+        let LookupFrom::Topic { topic, .. } = &lookup.from else { continue };
+        let asked = async {
+            Broker::new(&config.kafka.brokers, config.kafka.properties.expose(), PATIENCE)?.topic(topic).await
+        };
+        match asked.await {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let what = format!("pipeline {}: topic `{topic}` of lookup {name} does not exist", pipeline.name);
+                report.add([Diagnostic::error("AI0402", what)
+                    .file(&config.path)
+                    .help("create it, or correct `topic` of the lookup")]);
+            }
+            Err(error) => report.add([server_fault("AI0401", pipeline, &error)]),
+        }
+    }
 }
 
 async fn target_faults(pipeline: &Pipeline, connector: &Connector, engine: &mut Engine) -> Vec<Diagnostic> {
