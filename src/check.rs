@@ -25,6 +25,8 @@ pub struct Report {
     pub faults: Vec<Diagnostic>,
     /// What wasn't checked, each with the reason: never to be taken for passed.
     pub skipped: Vec<String>,
+    /// What the servers told that is worth knowing.
+    pub found: Vec<String>,
     /// Files and folders that were looked at: when one changes, the report is out of date.
     pub inputs: Vec<PathBuf>,
 }

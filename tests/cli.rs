@@ -210,6 +210,8 @@ fn a_new_pipeline_is_written_from_sample_events_and_has_no_faults() {
     assert!(after.starts_with(&before) && after.len() > before.len());
     let checked = workspace.run(&["check"]);
     assert_eq!(checked.code(), 0, "{checked:?}");
+    let tested = workspace.run(&["test", "--pipeline", "orders"]);
+    assert_eq!(tested.code(), 0, "{tested:?}");
     let preview = workspace.run(&["preview", "--pipeline", "orders", "--events", "sample.ndjson"]);
     assert!(preview.stdout.contains("order_id"), "{preview:?}");
     let again = workspace.run(&["init", "orders", "--events", "sample.ndjson"]);
@@ -226,7 +228,7 @@ fn shells_and_editors_are_taught() {
         assert!(script.code() == 0 && script.stdout.contains(text), "{shell}: {script:?}");
         assert!(script.stdout.contains("quarantine"), "{shell}");
     }
-    for (file, key) in [("config", "brokers"), ("schema", "nullable")] {
+    for (file, key) in [("config", "brokers"), ("schema", "nullable"), ("fixture", "quarantine")] {
         let schema = workspace.run(&["json-schema", file]);
         assert_eq!(schema.code(), 0, "{schema:?}");
         let parsed: serde_json::Value = serde_json::from_str(&schema.stdout).unwrap();

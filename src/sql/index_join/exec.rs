@@ -2,6 +2,7 @@
 //!
 //! It keeps no state between two runs and holds one version of the lookup per run. Rows come out in the order of the input.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -86,13 +87,26 @@ impl IndexJoinExec {
 
     fn over(input: Arc<dyn ExecutionPlan>, join: Arc<Join>) -> Self {
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&join.schema)),
+            EquivalenceProperties::new_with_orderings(Arc::clone(&join.schema), orderings(&input, &join)),
             Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
             EmissionType::Incremental,
             input.boundedness(),
         );
         Self { input, join, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() }
     }
+}
+
+/// The orders of the input that rows still have: up to the first column that doesn't come out.
+fn orderings(input: &Arc<dyn ExecutionPlan>, join: &Join) -> Vec<Vec<PhysicalSortExpr>> {
+    let passed_on = |sort: &PhysicalSortExpr| {
+        let column = (sort.expr.as_ref() as &dyn Any).downcast_ref::<Column>()?;
+        let index = join.output.iter().position(|from| *from == From::Input(column.index()))?;
+        let expr = Arc::new(Column::new(join.schema.fields().get(index)?.name(), index));
+        Some(PhysicalSortExpr { expr, options: sort.options })
+    };
+    let known = input.equivalence_properties().oeq_class().iter();
+    let kept = known.map(|ordering| ordering.iter().map_while(passed_on).collect::<Vec<_>>());
+    kept.filter(|ordering| !ordering.is_empty()).collect()
 }
 
 impl DisplayAs for IndexJoinExec {
