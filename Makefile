@@ -60,7 +60,7 @@ mutants:
 	@scripts/setup test
 	scripts/mutants $(NAMES)
 
-FUZZ ?= config decode events lookup models schema
+FUZZ ?= config decode events fixture lookup models schema
 SECONDS ?= 60
 
 fuzz:

@@ -14,6 +14,9 @@ use crate::diagnostic::{Diagnostic, has_errors};
 use crate::service::{self, Examined};
 
 mod online;
+mod watch;
+
+pub use watch::Snapshot;
 
 /// What a check found, and what it couldn't look at.
 #[derive(Debug, Default)]
@@ -111,6 +114,11 @@ async fn examine(pipeline: &Pipeline, tables: &BTreeMap<String, RecordBatch>, re
         let why = if has_errors(&examined.faults) { "what they read has faults" } else { "what they read isn't known" };
         report.skip(format!("pipeline {}: {models} beyond their syntax, because {why}", pipeline.name));
     }
-    report.add(std::mem::take(&mut examined.faults));
+    let faults = std::mem::take(&mut examined.faults).into_iter();
+    let config = report.inputs.first().cloned().unwrap_or_default();
+    report.add(faults.map(|fault| match fault.code {
+        "AI0136" if fault.file.is_none() => fault.file(&config),
+        _ => fault,
+    }));
     examined
 }

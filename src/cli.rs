@@ -6,24 +6,29 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use exit::Exit;
 
-use crate::config::units;
+use crate::config::{pipeline_name_fault, units};
+use crate::editor::FileKind;
 use crate::source::window::{Place, Span};
 use crate::workbench::events::{Events, place};
 
 pub mod check;
+pub mod completions;
 pub mod demo;
 pub mod diff;
 mod exit;
 pub mod explain;
 pub mod generate;
 pub mod generations;
+pub mod init;
 mod load;
 pub mod migrate;
 pub mod preview;
 pub mod quarantine;
 pub mod run;
+pub mod schema;
 mod show;
 pub mod status;
+pub mod test;
 
 /// Keeps MySQL tables equal to the latest state of change topics in Kafka: exactly once, in order per key, by SQL that
 /// analysts own.
@@ -42,6 +47,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Run the models over events and show their rows and the writes that would follow; needs no server unless asked to.
     Preview(PreviewArgs),
+    /// Run the cases in queries/<pipeline>/tests against the models; needs no server.
+    Test(TestArgs),
     /// Run old and new models over the same events and show which rows of the target would differ.
     Diff(DiffArgs),
     /// Show the graph of models, their plans, and what each costs.
@@ -55,8 +62,17 @@ pub enum Command {
     /// Look at refused and held events, and decide about them.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
+    /// Schema files: make one from events, compare versions; and alter the target to what the models yield.
+    #[command(subcommand)]
+    Schema(SchemaCommand),
     /// Write generated changes of users to a file or a topic.
     Generate(GenerateArgs),
+    /// Write a new pipeline from sample events: its part of the config, schema file and models.
+    Init(InitArgs),
+    /// Print a script that completes commands and flags in a shell.
+    Completions(CompletionsArgs),
+    /// Print the JSON Schema of a kind of file, for editors.
+    JsonSchema(JsonSchemaArgs),
     /// Show the whole road on private servers, and compare the outcome with an independent fold.
     Demo(DemoArgs),
 }
@@ -88,14 +104,63 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// How to show the faults, on standard output.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = CheckFormat::Text)]
+    pub format: CheckFormat,
+    /// Check again whenever a file changes, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
     /// Ask the brokers and MySQL as well: topics, privileges, the target's columns.
     #[arg(long)]
     pub online: bool,
     /// Say what a code means, with an example and what to do; without a code, list all.
-    #[arg(long, value_name = "CODE", num_args = 0..=1, default_missing_value = "", conflicts_with = "online")]
+    #[arg(long, value_name = "CODE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["online", "watch"])]
     pub explain: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    Text,
+    /// One object: faults, how many errors and warnings, what was skipped.
+    Json,
+    /// SARIF 2.1.0, for code scanners.
+    Sarif,
+    /// Commands that GitHub's runners show beside the lines.
+    Github,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// The new pipeline's name: letters, digits, `_` and `-`.
+    #[arg(value_parser = pipeline_name)]
+    pub name: String,
+    /// Sample events, one JSON object per line; the more, the better.
+    #[arg(short, long, value_name = "FILE")]
+    pub events: PathBuf,
+    /// Topic to read; `<name>_cdc` without it.
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Table to write; called like the pipeline without it.
+    #[arg(long)]
+    pub table: Option<String>,
+    /// Field of the events that identifies a row, several separated by commas; guessed without it.
+    #[arg(short, long, value_name = "FIELD", value_delimiter = ',')]
+    pub key: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct JsonSchemaArgs {
+    /// Which file it describes.
+    #[arg(value_enum)]
+    pub file: FileKind,
 }
 
 /// Which events to try models on.
@@ -112,7 +177,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "PLACE", value_parser = place)]
     pub from: Option<Place>,
     /// Up to here, exclusively; up to the end without it.
-    #[arg(long, value_name = "PLACE", value_parser = place, requires = "from")]
+    #[arg(long, value_name = "PLACE", value_parser = place, requires = "from", conflicts_with_all = ["events", "topic_last"])]
     pub to: Option<Place>,
     /// Only this partition of the topic; may be given several times.
     #[arg(long, value_name = "N", conflicts_with = "events")]
@@ -234,6 +299,39 @@ pub enum ExplainFormat {
     Text,
     Json,
     Dot,
+}
+
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Cases whose name (`pipeline/file` or `pipeline/file/case`) holds one of these; `*` stands for anything.
+    #[arg(value_name = "NAME")]
+    pub filters: Vec<String>,
+    /// Names are whole names.
+    #[arg(long, requires = "filters")]
+    pub exact: bool,
+    /// Cases of this pipeline only.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// List the cases instead of running them.
+    #[arg(long)]
+    pub list: bool,
+    /// Run each case with other batch cuts, too: all must come to the same.
+    #[arg(long)]
+    pub rebatch: bool,
+    /// The same seed makes the same cuts.
+    #[arg(long, value_name = "N", requires = "rebatch")]
+    pub seed: Option<u64>,
+    /// Write what was found into the files, in place of what was expected.
+    #[arg(long)]
+    pub update: bool,
+    /// Write the report to this file as well, as JUnit's XML.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// How to show the report, on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -370,6 +468,120 @@ pub enum QuarantineState {
     Discarded,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum SchemaCommand {
+    /// Make a schema file from events: the first version, or the next one with what the version in use doesn't know.
+    Infer(SchemaInferArgs),
+    /// Show what differs between two versions, and whether the newer one may follow; exit code 1 if anything differs.
+    Diff(SchemaDiffArgs),
+    /// Hold every version against the one before it; needs no server.
+    Check(SchemaCheckArgs),
+    /// Print the statements that bring the target to what the models yield, and how the server would run each; exit code 1 if there
+    /// are any.
+    Plan(SchemaPlanArgs),
+    /// Run them.
+    Apply(SchemaApplyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaInferArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// May be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    #[command(flatten)]
+    pub events: EventsArgs,
+    /// Write the file instead of printing it; one that is there is never overwritten.
+    #[arg(long)]
+    pub write: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaDiffArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// May be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// A version's number, or a file; the one before the newest without it.
+    pub older: Option<String>,
+    /// A version's number, or a file; the newest one without it.
+    pub newer: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaCheckArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// This pipeline only.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// What may be done to the target beyond adding and widening.
+#[derive(Debug, Clone, Args)]
+pub struct WishArgs {
+    /// Drop this column, which the models don't yield; may be given several times.
+    #[arg(long, value_name = "COLUMN")]
+    pub drop: Vec<String>,
+    /// Rename a column instead of adding the new one; may be given several times.
+    #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
+    pub rename: Vec<(String, String)>,
+    /// Widen a text or binary column, e.g. `name=varchar(500)`; may be given several times.
+    #[arg(long, value_name = "COLUMN=TYPE", value_parser = pair)]
+    pub widen: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaPlanArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// May be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    #[command(flatten)]
+    pub wishes: WishArgs,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaApplyArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// May be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    #[command(flatten)]
+    pub wishes: WishArgs,
+    /// Run statements that keep writers out, too.
+    #[arg(long)]
+    pub allow_blocking: bool,
+    /// How long each statement tries to get the table for itself. It asks for a second at a time and makes room in between.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub lock_timeout: std::time::Duration,
+}
+
+/// `a=b` as a and b.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (left, right) = text.split_once('=').ok_or("write it like old=new")?;
+    let (left, right) = (left.trim(), right.trim());
+    let is_name = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "_()$, ".contains(c));
+    if !is_name(left) || !is_name(right) {
+        return Err("write it like old=new".to_owned());
+    }
+    Ok((left.to_owned(), right.to_owned()))
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    units::duration(text).map_err(|fault| format!("{} ({})", fault.what, fault.help))
+}
+
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("where").required(true).args(["out", "topic"]))]
 pub struct GenerateArgs {
@@ -439,19 +651,31 @@ fn named_share(text: &str) -> Result<(String, f64), String> {
     Ok((name.trim().to_owned(), share))
 }
 
+fn pipeline_name(text: &str) -> Result<String, String> {
+    match pipeline_name_fault(text) {
+        Some(fault) => Err(format!("a pipeline's name {fault}")),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// Runs what the command line asks for.
 pub async fn dispatch(cli: &Cli) -> Exit {
     match &cli.command {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
         Command::Preview(args) => preview::run(args).await,
+        Command::Test(args) => test::run(args).await,
         Command::Diff(args) => diff::run(args).await,
         Command::Explain(args) => explain::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Generations(args) => generations::run(args).await,
         Command::Quarantine(command) => quarantine::run(command).await,
+        Command::Schema(command) => schema::run(command).await,
         Command::Generate(args) => generate::run(args).await,
+        Command::Init(args) => init::run(args).await,
+        Command::Completions(args) => completions::run(args),
+        Command::JsonSchema(args) => completions::json_schema(args),
         Command::Demo(args) => demo::run(args).await,
     }
 }
@@ -477,9 +701,16 @@ mod tests {
             "afterimage run",
             "afterimage run --config a.toml --until-caught-up",
             "afterimage check -c a.toml --format json --online",
+            "afterimage check --watch --format github",
             "afterimage check --explain",
+            "afterimage init orders --events sample.ndjson --key orderId,line --topic order_cdc",
+            "afterimage completions zsh",
+            "afterimage json-schema config",
             "afterimage check --explain AI0118",
             "afterimage preview --pipeline users --events e.ndjson",
+            "afterimage test",
+            "afterimage test key_change users/hold* --rebatch --seed 7 --junit report.xml",
+            "afterimage test -p users --exact users/create --update --format json",
             "afterimage preview --topic-last 100 --partition 0 --partition 2 --online --format ndjson --model latest",
             "afterimage preview --from 90m --to 2024-05-01T12:00:00Z --out x --format parquet --batch 10",
             "afterimage diff --rev HEAD --events e.ndjson --summary",
@@ -496,6 +727,13 @@ mod tests {
             "afterimage quarantine retry --key 123",
             "afterimage quarantine discard --partition 0 --offset 7 --pipeline users",
             "afterimage quarantine retry --all",
+            "afterimage schema infer --events e.ndjson --write",
+            "afterimage schema infer --topic-last 1000 --pipeline users",
+            "afterimage schema diff",
+            "afterimage schema diff 1 2 --format json",
+            "afterimage schema check --pipeline users",
+            "afterimage schema plan --drop phone --rename mail=email --widen name=varchar(500)",
+            "afterimage schema apply --allow-blocking --lock-timeout 2m",
             "afterimage generate --events 10 --share late=2% --share malformed=0.5% --out -",
             "afterimage generate --topic user_cdc --brokers 127.0.0.1:9092 --rate 100",
             "afterimage demo --server mariadb --keep",

@@ -12,6 +12,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 pub use kafka::{Properties, REFUSED};
+pub(crate) use names::pipeline as pipeline_name_fault;
 pub use secret::Secret;
 pub use variables::Environment;
 

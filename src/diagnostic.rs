@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
-pub use render::{printable, render, render_json, summary};
+pub use render::{printable, render, render_json, report_json, summary};
+pub use sarif::{render_github, render_sarif};
 
 pub mod codes;
 mod render;
+mod sarif;
 
 /// How bad it is: an error refuses the start, a warning does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

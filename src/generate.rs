@@ -27,7 +27,7 @@ mod produce;
 mod tests;
 
 pub use event::Malformation;
-pub use file::{read_events_file, write_ndjson};
+pub use file::{own_timestamp_ms, read_events_file, read_placed_events, write_ndjson};
 pub use mix::Mix;
 pub use produce::produce;
 

@@ -21,7 +21,7 @@ use crate::generation::{Fingerprint, Generation};
 use crate::pipeline::health::{Health, State};
 use crate::pipeline::reload::{Definition, Reload};
 use crate::pipeline::{BreakerLimits, Ended, Lookup, Lookups, Origin, Pipeline, Settings, Stations};
-use crate::schema::SourceSchema;
+use crate::schema::{SourceSchema, compat};
 use crate::sink::positions::Owner;
 use crate::sink::session::{Address, Connector};
 use crate::sink::{self, Sink};
@@ -89,9 +89,14 @@ pub struct Examined {
 
 /// As [`prepare`], as far as that is possible: a broken schema doesn't hide faults of models, nor an unread lookup those of others.
 pub async fn examine(pipeline: &config::Pipeline, tables: &BTreeMap<String, arrow::array::RecordBatch>) -> Examined {
-    let (schema, mut faults) = match SourceSchema::load(&pipeline.schemas) {
-        Ok(schema) => (Some(schema), Vec::new()),
-        Err(faults) => (None, faults),
+    // Every version counts: events of the older ones are in the topic still.
+    let mut faults = compat::check(&pipeline.schemas);
+    let schema = match SourceSchema::load(&pipeline.schemas) {
+        Ok(schema) => Some(schema),
+        Err(more) => {
+            faults.extend(more.into_iter().filter(|fault| !faults.contains(fault)).collect::<Vec<_>>());
+            None
+        }
     };
     let spec = model_spec(pipeline, tables);
     let known = |name: &&str| !spec.lookups.iter().any(|lookup| lookup.name == **name);
@@ -124,14 +129,19 @@ fn model_spec(pipeline: &config::Pipeline, tables: &BTreeMap<String, arrow::arra
     }
 }
 
-/// The decoder of one pipeline.
-pub fn decoder(pipeline: &config::Pipeline, schema: &SourceSchema) -> Decoder {
-    let timestamp_unit = match pipeline.timestamp_unit {
+/// Unit of the time that a pipeline's events carry.
+pub fn timestamp_unit(pipeline: &config::Pipeline) -> TimestampUnit {
+    match pipeline.timestamp_unit {
         config::TimestampUnit::Second => TimestampUnit::S,
         config::TimestampUnit::Millisecond => TimestampUnit::Ms,
         config::TimestampUnit::Microsecond => TimestampUnit::Us,
         config::TimestampUnit::Nanosecond => TimestampUnit::Ns,
-    };
+    }
+}
+
+/// The decoder of one pipeline.
+pub fn decoder(pipeline: &config::Pipeline, schema: &SourceSchema) -> Decoder {
+    let timestamp_unit = timestamp_unit(pipeline);
     let topic = Arc::from(pipeline.topic.as_str());
     Decoder::new(schema, DecodeOptions { topic, timestamp_unit, max_future_skew: pipeline.max_future_skew })
 }

@@ -10,6 +10,7 @@
 //! server itself works.
 
 mod encode;
+pub mod evolve;
 pub mod generations;
 pub mod inspect;
 pub mod lookup;

@@ -4,6 +4,9 @@
 //! columns that the model `latest` yields. Values are judged by [`Column::refuses`] before they are sent, so that one user's
 //! bad value is found without asking the server and independent of where batches were cut.
 
+/// Most columns an index of MySQL can have.
+pub const MAX_KEY_COLUMNS: usize = 16;
+
 /// Names of the version columns in every target and tombstone table, most significant first.
 pub const VERSION_COLUMNS: [&str; 3] = ["cdc_ts", "cdc_partition", "cdc_offset"];
 

@@ -9,9 +9,11 @@
 pub mod difference;
 pub mod effects;
 pub mod events;
+pub mod fixture;
 pub mod online;
 pub mod revision;
 pub mod tables;
+pub mod test;
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 
-pub use self::tables::{Late, Quarantined, Row, Tables, Write, WriteKind};
+pub use self::tables::{Late, Quarantined, Row, Tables, Why, Write, WriteKind};
 use crate::config::{self, OnError};
 use crate::decode::{DecodeRefusal, Decoded, Decoder};
 use crate::diagnostic::Diagnostic;
@@ -77,7 +79,7 @@ impl Bench {
         let (schema, engine, warnings) = service::prepare(pipeline, lookups).await?;
         let decoder = service::decoder(pipeline, &schema);
         let bench = Self::new(engine, decoder, pipeline.on_error)
-            .map_err(|error| vec![Diagnostic::error("AI0500", error.to_string())])?;
+            .map_err(|error| vec![Diagnostic::error("AI0113", error.to_string())])?;
         Ok((bench, warnings))
     }
 

@@ -59,8 +59,7 @@ fn a_preview_shows_rows_refusals_holds_and_writes() {
         "refused at model by enriched: partition 0 offset 2",
         "held: partition 0 offset 3",
         "refused at decode: partition 0 offset 4",
-        "writes that would follow: 1 upserts",
-        "writes that would follow: 1 deletes",
+        "writes that would follow, to an empty enriched_user: 1 insert, 1 absent",
         "read 5 = ignored 0 + refused 2 + held 1 + accepted 2; changes 3 = upserted 1 + deleted 1 + superseded 1",
     ] {
         assert!(shown.stdout.contains(text), "{text:?} is missing in {}", shown.stdout);
@@ -119,4 +118,114 @@ fn a_code_is_explained_and_an_unknown_one_is_not_guessed() {
     let unknown = workspace.run(&["check", "--explain", "118"]);
     assert_eq!(unknown.code(), 2, "{unknown:?}");
     assert!(unknown.stdout.is_empty() && unknown.stderr.contains("did you mean AI0118?"), "{unknown:?}");
+}
+
+/// The indented block of README that follows the line which begins with `head`, without its indentation.
+fn readme_block(head: &str) -> String {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, rest) = readme.split_once(head).unwrap_or_else(|| panic!("README has no {head}"));
+    let lines = rest.lines().skip(1).skip_while(|line| !line.starts_with("    "));
+    let block = lines.take_while(|line| line.is_empty() || line.starts_with("    "));
+    block.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
+}
+
+#[test]
+fn neither_the_shipped_pipeline_nor_that_of_the_readme_raises_an_alarm() {
+    let password = [("MYSQL_PASSWORD", "sesame")];
+    let checked = Workspace::new(&shipped_config()).run_with(&["check"], &password);
+    assert_eq!((checked.code(), checked.stdout.lines().next()), (0, Some("no faults")), "{checked:?}");
+    let orders = Workspace::new(&readme_block("**1. Config**"));
+    orders.write("schemas/orders/1.json", &readme_block("**2. Schema of the source's row**"));
+    for model in ["changes", "enriched", "accepted", "latest"] {
+        orders.write(&format!("queries/orders/{model}.sql"), &readme_block(&format!("`{model}.sql`,")));
+    }
+    let checked = orders.run_with(&["check"], &password);
+    assert_eq!((checked.code(), checked.stdout.lines().next()), (0, Some("no faults")), "{checked:?}");
+}
+
+#[test]
+fn faults_come_in_every_format_that_programs_ask_for() {
+    let workspace = workspace();
+    workspace.write("queries/users/metrics.sql", "SELECT count(*) AS n FROM acepted");
+    let sarif = workspace.run(&["check", "--format", "sarif"]);
+    assert_eq!(sarif.code(), 1, "{sarif:?}");
+    let log: serde_json::Value = serde_json::from_str(&sarif.stdout).unwrap();
+    let results = log["runs"][0]["results"].as_array().unwrap();
+    let found = results.iter().find(|result| result["ruleId"] == "AI0107").unwrap();
+    let place = &found["locations"][0]["physicalLocation"];
+    assert_eq!(place["artifactLocation"]["uri"], "queries/users/metrics.sql");
+    assert_eq!((&place["region"]["startLine"], &place["region"]["startColumn"]), (&1.into(), &27.into()));
+    let github = workspace.run(&["check", "--format", "github"]);
+    let line = "::error title=AI0107,file=queries/users/metrics.sql,line=1,endLine=1,col=27::";
+    assert!(github.stdout.contains(line), "{}", github.stdout);
+    let json = workspace.run(&["check", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert!(json["skipped"].as_array().is_some_and(|skipped| !skipped.is_empty()), "{json}");
+}
+
+#[test]
+fn a_watched_pipeline_is_checked_again_when_a_file_changes() {
+    let workspace = workspace();
+    let mut watching = workspace.start("watch", &["check", "--watch"]);
+    let until = |what: &str| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let shown = std::fs::read_to_string(workspace.path().join("watch.log")).unwrap_or_default();
+            if shown.contains(what) {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{what} is missing in {shown}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    until("nothing that refuses the start");
+    workspace.write("queries/users/metrics.sql", "SELECT count(*) AS n FROM acepted");
+    until("error[AI0107]");
+    workspace.write("queries/users/new.sql", "SELEC 1");
+    until("error[AI0104]");
+    crate::support::process::signal(watching.pid(), libc::SIGINT);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while watching.is_running() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(watching.ended().and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn a_new_pipeline_is_written_from_sample_events_and_has_no_faults() {
+    let workspace = workspace();
+    let before = std::fs::read(workspace.path().join("afterimage.toml")).unwrap();
+    let sample =
+        r#"{"op":"c","before":null,"after":{"orderId":7,"userId":"123","amount":"19.90"},"timestamp":1700000000000}"#;
+    workspace.write("sample.ndjson", sample);
+    let made = workspace.run(&["init", "orders", "--events", "sample.ndjson", "--topic", "order_cdc"]);
+    assert_eq!(made.code(), 0, "{made:?}");
+    assert!(made.stdout.contains("key      orderId (guessed; --key says otherwise)"), "{}", made.stdout);
+    let after = std::fs::read(workspace.path().join("afterimage.toml")).unwrap();
+    assert!(after.starts_with(&before) && after.len() > before.len());
+    let checked = workspace.run(&["check"]);
+    assert_eq!(checked.code(), 0, "{checked:?}");
+    let preview = workspace.run(&["preview", "--pipeline", "orders", "--events", "sample.ndjson"]);
+    assert!(preview.stdout.contains("order_id"), "{preview:?}");
+    let again = workspace.run(&["init", "orders", "--events", "sample.ndjson"]);
+    assert_eq!(again.code(), 2, "{again:?}");
+    assert!(again.stderr.contains("has a pipeline orders already"), "{}", again.stderr);
+}
+
+#[test]
+fn shells_and_editors_are_taught() {
+    let workspace = workspace();
+    for (shell, text) in [("bash", "_afterimage()"), ("zsh", "#compdef afterimage"), ("fish", "complete -c afterimage")]
+    {
+        let script = workspace.run(&["completions", shell]);
+        assert!(script.code() == 0 && script.stdout.contains(text), "{shell}: {script:?}");
+        assert!(script.stdout.contains("quarantine"), "{shell}");
+    }
+    for (file, key) in [("config", "brokers"), ("schema", "nullable")] {
+        let schema = workspace.run(&["json-schema", file]);
+        assert_eq!(schema.code(), 0, "{schema:?}");
+        let parsed: serde_json::Value = serde_json::from_str(&schema.stdout).unwrap();
+        assert_eq!(parsed["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        assert!(schema.stdout.contains(key), "{file}");
+    }
 }

@@ -47,6 +47,11 @@ fn files_of_events_survive_being_written_and_read() {
 }
 
 #[test]
+fn fixtures_run_or_are_refused_with_a_reason_and_update_makes_them_pass() {
+    replay("fixture");
+}
+
+#[test]
 fn lookup_files_are_read_or_refused_with_a_reason() {
     replay("lookup");
 }

@@ -1,27 +1,62 @@
 //! `check`: every fault of what people write, at once, with its place and a remedy. Exit code 1 if one is an error.
 //!
 //! Offline it plans and runs every model over empty input. `--online` also asks the brokers for the topics and MySQL for our tables
-//! and the targets, without changing anything. `--explain` says more about a code.
+//! and the targets, without changing anything. `--watch` does so again whenever a file changes. `--explain` says more about a code.
 
 use std::io::{self, IsTerminal, Write};
 
-use super::{CheckArgs, Exit, Format};
-use crate::check::{self, Report};
+use super::{CheckArgs, CheckFormat, Exit};
+use crate::check::{self, Report, Snapshot};
 use crate::config::process_environment;
-use crate::diagnostic::{Severity, codes, has_errors, render, render_json};
+use crate::diagnostic::{Severity, codes, has_errors, render, render_github, render_sarif, report_json};
 
 pub async fn run(args: &CheckArgs) -> Exit {
     if let Some(code) = &args.explain {
         return explain(code);
     }
-    let path = &args.config.config;
-    let report = match args.online {
-        true => check::online(path, &process_environment).await,
-        false => check::files(path, &process_environment).await,
-    };
+    if args.watch {
+        return watch(args).await;
+    }
+    let report = report(args).await;
     // A reader that went away (`check | head`) wants no more output; the exit code still counts.
     let _ = show(&report, args.format, &mut io::stdout().lock());
     if has_errors(&report.faults) { Exit::Faulty } else { Exit::Done }
+}
+
+async fn report(args: &CheckArgs) -> Report {
+    let path = &args.config.config;
+    match args.online {
+        true => check::online(path, &process_environment).await,
+        false => check::files(path, &process_environment).await,
+    }
+}
+
+/// Checks again whenever a file changes, until Ctrl-C.
+async fn watch(args: &CheckArgs) -> Exit {
+    let mut inputs = vec![args.config.config.clone()];
+    loop {
+        // Taken first: what is saved while the check runs is a change.
+        let before = Snapshot::of(&inputs);
+        let report = report(args).await;
+        let before = if report.inputs == inputs { before } else { Snapshot::of(&report.inputs) };
+        inputs.clone_from(&report.inputs);
+        let shown = {
+            let mut out = io::stdout().lock();
+            let clear = if io::stdout().is_terminal() { "\u{1b}[2J\u{1b}[3J\u{1b}[H" } else { "" };
+            let shown = write!(out, "{clear}").and_then(|()| show(&report, args.format, &mut out));
+            shown.and_then(|()| match args.format {
+                CheckFormat::Text => writeln!(out, "watching {} files and folders, Ctrl-C ends", inputs.len()),
+                _ => Ok(()),
+            })
+        };
+        if shown.and_then(|()| io::stdout().flush()).is_err() {
+            return Exit::Done;
+        }
+        tokio::select! {
+            () = before.changed(&inputs) => {}
+            _ = tokio::signal::ctrl_c() => return Exit::Done,
+        }
+    }
 }
 
 /// What is to be known about `code`; all codes where it is empty.
@@ -42,11 +77,14 @@ fn explain(code: &str) -> Exit {
     Exit::Done
 }
 
-fn show(report: &Report, format: Format, out: &mut impl Write) -> io::Result<()> {
+fn show(report: &Report, format: CheckFormat, out: &mut impl Write) -> io::Result<()> {
+    let root = std::env::current_dir().unwrap_or_default();
     match format {
-        Format::Json => return render_json(&report.faults, out),
-        Format::Text if report.faults.is_empty() => writeln!(out, "no faults")?,
-        Format::Text => {
+        CheckFormat::Json => return report_json(&report.faults, &report.skipped, out),
+        CheckFormat::Sarif => return render_sarif(&report.faults, &root, out),
+        CheckFormat::Github => return render_github(&report.faults, &root, out),
+        CheckFormat::Text if report.faults.is_empty() => writeln!(out, "no faults")?,
+        CheckFormat::Text => {
             let color = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             render(&report.faults, out, color)?;
             if report.faults.iter().all(|fault| fault.severity == Severity::Warning) {

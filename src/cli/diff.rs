@@ -48,7 +48,7 @@ struct Compared {
 
 /// Where the old models are.
 enum Old {
-    Folder(Pipeline),
+    Folder(Box<Pipeline>),
     Revision(Box<AtRevision>),
 }
 
@@ -58,7 +58,7 @@ async fn diff(args: &DiffArgs) -> Result<Exit, Exit> {
     let events = load::events(&args.events)?;
     let old = old(args, pipeline)?;
     let lookups = load::lookups(&config, pipeline).await?;
-    let records = events.read(&config, pipeline).await.map_err(|error| load::fail(&error))?;
+    let records = events.read(&config, pipeline).await.map_err(|error| load::fail(&error))?.records;
     let source = events.describe(pipeline);
     if records.is_empty() {
         return Err(load::usage(&format!("{source} holds no events: nothing to compare by")));
@@ -104,7 +104,7 @@ fn show(compared: &Compared, args: &DiffArgs) -> Result<Exit, Exit> {
 
 fn old(args: &DiffArgs, pipeline: &Pipeline) -> Result<Old, Exit> {
     match (&args.old, &args.rev) {
-        (Some(folder), _) => Ok(Old::Folder(Pipeline { queries: folder.clone(), ..pipeline.clone() })),
+        (Some(folder), _) => Ok(Old::Folder(Box::new(Pipeline { queries: folder.clone(), ..pipeline.clone() }))),
         (None, Some(rev)) => {
             let at = revision::read(pipeline, rev).map_err(|error| load::fail(&error))?;
             for path in &at.as_now {

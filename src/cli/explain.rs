@@ -83,7 +83,7 @@ async fn measured(
     bench: &mut Bench,
 ) -> std::result::Result<Option<Measured>, Exit> {
     let Some(events) = args.events.named() else { return Ok(None) };
-    let records = events.read(config, pipeline).await.map_err(|error| load::fail(&error))?;
+    let records = events.read(config, pipeline).await.map_err(|error| load::fail(&error))?.records;
     let source = events.describe(pipeline);
     if records.is_empty() {
         return Err(load::usage(&format!("{source} holds no events: nothing to measure by")));

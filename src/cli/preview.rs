@@ -12,8 +12,11 @@ use super::{Exit, PreviewArgs, PreviewFormat, load};
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Kind, Result};
 use crate::generate::OwnedRecord;
+use crate::position::Partition;
+use crate::sink::session::Session;
+use crate::sink::status;
 use crate::workbench::effects::{Effect, effects};
-use crate::workbench::events::Events;
+use crate::workbench::events::{Events, Read};
 use crate::workbench::online::{self, As, Online};
 use crate::workbench::{Bench, Turn};
 
@@ -84,14 +87,22 @@ async fn evaluate<'a>(
     let prepared = load::bench(pipeline, &lookups).await;
     let (mut bench, warnings) = prepared.map_err(|faults| load::refuse(&faults))?;
     load::show(&warnings);
-    let records = events.read(config, pipeline).await.map_err(|error| load::fail(&error))?;
-    if records.is_empty() {
+    let mut read = events.read(config, pipeline).await.map_err(|error| load::fail(&error))?;
+    if read.records.is_empty() {
         eprintln!("warning: {} holds no events", events.describe(pipeline));
     }
-    let batches = load::batches(&records, args.batch);
-    let online = match args.online {
-        true => Some(fill(config, pipeline, &mut bench, &batches, events).await?),
+    let mut session = match args.online {
+        true => Some(load::session(config).await?),
         false => None,
+    };
+    if let Some(session) = &mut session {
+        place(&mut read, session, pipeline).await.map_err(|error| load::fail(&error))?;
+    }
+    let records = read.records;
+    let batches = load::batches(&records, args.batch);
+    let online = match &mut session {
+        Some(session) => Some(fill(session, pipeline, &mut bench, &batches, events).await?),
+        None => None,
     };
     let turned = turn(&mut bench, &batches, events, online.as_ref()).await;
     let (turns, effects) = turned.map_err(|error| load::fail(&error))?;
@@ -99,15 +110,26 @@ async fn evaluate<'a>(
     Ok(Preview { pipeline, source, records: records.len(), turns, effects, bench, online })
 }
 
+/// Puts events that don't say where they lie behind what the pipeline has read.
+async fn place(read: &mut Read, session: &mut Session, pipeline: &Pipeline) -> Result<()> {
+    let known = status::partitions(session, &pipeline.name).await?;
+    let next = |partition: Partition| {
+        let here =
+            |known: &&status::PartitionStatus| known.topic == pipeline.topic && known.partition == i64::from(partition);
+        known.iter().find(here).map_or(0, |known| known.next_offset)
+    };
+    read.place_behind(next);
+    Ok(())
+}
+
 async fn fill(
-    config: &Config,
+    session: &mut Session,
     pipeline: &Pipeline,
     bench: &mut Bench,
     batches: &[&[OwnedRecord]],
     events: &Events,
 ) -> std::result::Result<Online, Exit> {
-    let mut session = load::session(config).await?;
-    let filled = online::fill(bench, &mut session, pipeline, batches, taken(events)).await;
+    let filled = online::fill(bench, session, pipeline, batches, taken(events)).await;
     filled.map_err(|refused| match refused {
         online::Refused::Faults(faults) => load::refuse(&faults),
         online::Refused::Error(error) => load::fail(&error),

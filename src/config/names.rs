@@ -22,7 +22,7 @@ fn identifier(name: &str) -> Option<String> {
 }
 
 /// A pipeline: names folders and rows of our tables.
-pub(super) fn pipeline(name: &str) -> Option<String> {
+pub(crate) fn pipeline(name: &str) -> Option<String> {
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if !starts || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
         return Some("must be letters (a-z), digits, _ and -, and start with a letter or digit".to_owned());

@@ -13,10 +13,9 @@ use super::{
     Properties, Secret, TimestampUnit, Tls, VersionBy, is_loopback, kafka, keys, names, read_password, url,
 };
 use crate::source;
+use crate::target::MAX_KEY_COLUMNS;
 
 const LOOKUP_REFRESH: Duration = Duration::from_secs(60);
-/// Most columns an index of MySQL can have.
-const MAX_KEY_COLUMNS: usize = 16;
 
 /// What could be read: the whole, and pipelines by themselves.
 pub(super) struct Read {

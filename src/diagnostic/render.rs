@@ -26,9 +26,14 @@ pub fn render(faults: &[Diagnostic], out: &mut impl Write, color: bool) -> io::R
 
 /// Writes `faults` as one JSON object: `faults`, ordered as in [`render`], and how many `errors` and `warnings` there are.
 pub fn render_json(faults: &[Diagnostic], out: &mut impl Write) -> io::Result<()> {
+    report_json(faults, &[], out)
+}
+
+/// As [`render_json`], with what was `skipped`.
+pub fn report_json(faults: &[Diagnostic], skipped: &[String], out: &mut impl Write) -> io::Result<()> {
     let (errors, warnings) = counts(faults);
     let faults: Vec<Value> = sorted(faults).into_iter().map(to_json).collect();
-    let document = json!({ "faults": faults, "errors": errors, "warnings": warnings });
+    let document = json!({ "faults": faults, "errors": errors, "warnings": warnings, "skipped": skipped });
     serde_json::to_writer_pretty(&mut *out, &document)?;
     writeln!(out)
 }
@@ -51,7 +56,7 @@ fn counts(faults: &[Diagnostic]) -> (usize, usize) {
 }
 
 /// By file, line and column; errors before warnings of the same place.
-fn sorted(faults: &[Diagnostic]) -> Vec<&Diagnostic> {
+pub(super) fn sorted(faults: &[Diagnostic]) -> Vec<&Diagnostic> {
     let mut sorted: Vec<&Diagnostic> = faults.iter().collect();
     sorted.sort_by(|left, right| {
         let place = |fault: &Diagnostic| (fault.file.clone(), fault.span);
@@ -89,18 +94,19 @@ fn render_one(fault: &Diagnostic, lines: &[String], out: &mut impl Write, paint:
     let title = paint.with(color, &format!("{}[{}]", severity_name(fault.severity), fault.code));
     writeln!(out, "{title}{}", paint.with(BOLD, &format!(": {}", printable(&fault.message))))?;
     let quoted = fault.span.and_then(|span| Some((span, lines.get(span.line.checked_sub(1)?)?)));
-    let margin = " ".repeat(fault.span.map_or(1, |span| span.line.to_string().len()));
+    let margin = " ".repeat(fault.span.map_or(1, |span| span.line.max(span.end_line).to_string().len()));
     if let Some(file) = &fault.file {
         let place = fault.span.map_or_else(String::new, |span| format!(":{}:{}", span.line, span.column));
         writeln!(out, "{margin}{} {}{place}", paint.with(BLUE, "-->"), printable(&file.display().to_string()))?;
     }
     let bar = paint.with(BLUE, "|");
     if let Some((span, line)) = quoted {
-        let number = paint.with(BLUE, &span.line.to_string());
+        let number = paint.with(BLUE, &format!("{:>width$}", span.line, width = margin.len()));
         let (shown, carets) = underlined(line, span);
         writeln!(out, "{margin} {bar}")?;
         writeln!(out, "{number} {bar} {shown}")?;
         writeln!(out, "{margin} {bar} {}", paint.with(color, &carets))?;
+        last_line(span, lines, &margin, out, paint, color)?;
     }
     if let Some(help) = &fault.help {
         if quoted.is_some() {
@@ -112,6 +118,29 @@ fn render_one(fault: &Diagnostic, lines: &[String], out: &mut impl Write, paint:
         }
     }
     Ok(())
+}
+
+/// Of a place that spans several lines, the last one; what lies between is left out.
+fn last_line(
+    span: Span,
+    lines: &[String],
+    margin: &str,
+    out: &mut impl Write,
+    paint: Paint,
+    color: &str,
+) -> io::Result<()> {
+    let Some(line) = lines.get(span.end_line.saturating_sub(1)).filter(|_| span.end_line > span.line) else {
+        return Ok(());
+    };
+    let bar = paint.with(BLUE, "|");
+    if span.end_line > span.line + 1 {
+        writeln!(out, "{margin} {}", paint.with(BLUE, "..."))?;
+    }
+    let start = line.chars().take_while(|c| c.is_whitespace()).count() + 1;
+    let (shown, carets) = underlined(line, Span { line: span.end_line, column: start, ..span });
+    let number = format!("{:>width$}", span.end_line, width = margin.len());
+    writeln!(out, "{} {bar} {shown}", paint.with(BLUE, &number))?;
+    writeln!(out, "{margin} {bar} {}", paint.with(color, &carets))
 }
 
 /// The line fit for a terminal, and the carets below what `span` covers of it.
@@ -309,6 +338,17 @@ error[AI0101]: unknown column \"nme\"
     }
 
     #[test]
+    fn a_place_of_several_lines_is_shown_by_its_first_and_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.sql");
+        std::fs::write(&file, "SELECT CASE\n  WHEN a\n  THEN b\n  END\n").unwrap();
+        let place = Some(Span { line: 1, column: 8, end_line: 4, end_column: 6 });
+        let shown = rendered(&[Diagnostic::error("AI0116", "wrong").file(&file).span(place)]);
+        let expected = "  |\n1 | SELECT CASE\n  |        ^^^^\n  ...\n4 |   END\n  |   ^^^\n";
+        assert!(shown.contains(expected), "{shown}");
+    }
+
+    #[test]
     fn faults_come_by_file_then_line() {
         let at =
             |file: &str, line| Diagnostic::error("AI0001", format!("{file}{line}")).file(file).span(span(line, 1, 2));
@@ -361,7 +401,7 @@ error[AI0101]: unknown column \"nme\"
                 "line": 2, "column": 4, "end_line": 2, "end_column": 7,
             }],
             "errors": 1,
-            "warnings": 0,
+            "warnings": 0, "skipped": [],
         });
         assert_eq!(found, expected);
     }

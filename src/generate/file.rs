@@ -79,19 +79,25 @@ fn as_json(value: &[u8]) -> Option<&RawValue> {
 ///
 /// Fails if the file can't be read or a record's line can't be understood; the error names the line.
 pub fn read_events_file(path: &Path, ticks_per_second: i64) -> Result<Vec<OwnedRecord>> {
+    let read = read_placed_events(path, ticks_per_second)?;
+    Ok(read.into_iter().map(|(record, _)| record).collect())
+}
+
+/// As [`read_events_file`], each with whether the file itself says at which offset it lies.
+pub fn read_placed_events(path: &Path, ticks_per_second: i64) -> Result<Vec<(OwnedRecord, bool)>> {
     let bytes = std::fs::read(path).map_err(|error| {
         Error::new(Kind::Config, format!("can't read the events file {}", path.display()))
             .remedy("name a file with one JSON object per line")
             .source(error)
     })?;
-    let mut records: Vec<OwnedRecord> = Vec::new();
+    let mut records: Vec<(OwnedRecord, bool)> = Vec::new();
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
         let next = |partition| {
-            let last = records.iter().rev().find(|record| record.partition == partition);
-            last.map_or(0, |record| record.offset + 1)
+            let last = records.iter().rev().find(|(record, _)| record.partition == partition);
+            last.map_or(0, |(record, _)| record.offset + 1)
         };
         let record = read_line(line, next, ticks_per_second)
             .map_err(|error| error.at(format!("{}:{}", path.display(), index + 1)))?;
@@ -100,10 +106,11 @@ pub fn read_events_file(path: &Path, ticks_per_second: i64) -> Result<Vec<OwnedR
     Ok(records)
 }
 
-fn read_line(line: &[u8], next: impl Fn(i32) -> i64, ticks_per_second: i64) -> Result<OwnedRecord> {
+fn read_line(line: &[u8], next: impl Fn(i32) -> i64, ticks_per_second: i64) -> Result<(OwnedRecord, bool)> {
     if !is_record(line) {
         let timestamp_ms = own_timestamp_ms(line, ticks_per_second);
-        return Ok(OwnedRecord { partition: 0, offset: next(0), timestamp_ms, key: None, value: Some(line.to_vec()) });
+        let value = Some(line.to_vec());
+        return Ok((OwnedRecord { partition: 0, offset: next(0), timestamp_ms, key: None, value }, false));
     }
     let fault = |error: &dyn std::fmt::Display| {
         Error::new(Kind::Config, format!("this record can't be read: {error}"))
@@ -116,13 +123,15 @@ fn read_line(line: &[u8], next: impl Fn(i32) -> i64, ticks_per_second: i64) -> R
     if offset < next(line.partition) {
         return Err(fault(&format!("offset {offset} is not above the one before it in partition {}", line.partition)));
     }
-    Ok(OwnedRecord {
+    let placed = line.offset.is_some();
+    let record = OwnedRecord {
         partition: line.partition,
         offset,
         timestamp_ms: line.timestamp,
         key: decoded(line.key_base64)?.or(line.key.map(String::into_bytes)),
         value: decoded(line.value_base64)?.or(line.value.map(|value| value.get().as_bytes().to_vec())),
-    })
+    };
+    Ok((record, placed))
 }
 
 /// Whether a line is a record around an event rather than an event.
@@ -132,7 +141,8 @@ fn is_record(line: &[u8]) -> bool {
     !event && ["value", "value_base64", "offset"].iter().any(|name| fields.contains_key(*name))
 }
 
-fn own_timestamp_ms(event: &[u8], ticks_per_second: i64) -> Option<i64> {
+/// The time that an event itself carries, milliseconds since 1970, if it can be read.
+pub fn own_timestamp_ms(event: &[u8], ticks_per_second: i64) -> Option<i64> {
     let event: serde_json::Value = serde_json::from_slice(event).ok()?;
     let ticks = event.get("timestamp")?.as_i64()?;
     i64::try_from(i128::from(ticks) * 1000 / i128::from(ticks_per_second.max(1))).ok()

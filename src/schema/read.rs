@@ -13,11 +13,11 @@ use crate::diagnostic::{Diagnostic, Span, did_you_mean, has_errors};
 use crate::json;
 
 /// Metadata that mean something to us; other names are the writer's own.
-const METADATA: [&str; 3] = ["doc", "aliases", "default"];
+pub(crate) const METADATA: [&str; 3] = ["doc", "aliases", "default"];
 /// Keys of the file itself, of a field, and of a list's items.
-const FILE_KEYS: [&str; 4] = ["$schema", "doc", "breaking", "fields"];
-const FIELD_KEYS: [&str; 6] = ["name", "type", "nullable", "fields", "items", "metadata"];
-const ITEM_KEYS: [&str; 5] = ["type", "nullable", "fields", "items", "metadata"];
+pub(crate) const FILE_KEYS: [&str; 4] = ["$schema", "doc", "breaking", "fields"];
+pub(crate) const FIELD_KEYS: [&str; 6] = ["name", "type", "nullable", "fields", "items", "metadata"];
+pub(crate) const ITEM_KEYS: [&str; 5] = ["type", "nullable", "fields", "items", "metadata"];
 /// Most levels of structs and lists inside each other.
 pub(super) const MAX_LEVELS: usize = 16;
 /// Name of a list's items in Arrow.

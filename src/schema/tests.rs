@@ -68,7 +68,7 @@ fn a_folder_without_versions_says_what_to_do() {
 #[test]
 fn every_type_has_one_name_that_reads_back() {
     let others = ["timestamp(s)", "timestamp(ns)", "decimal128(38,0)", "decimal128(5,5)"];
-    for name in types::TYPES.into_iter().filter(|name| *name != "json").chain(others) {
+    for name in TYPES.into_iter().filter(|name| *name != "json").chain(others) {
         assert_eq!(type_name(&type_named(name).unwrap()), name);
     }
     assert_eq!(type_named("decimal128( 10 , 2 )"), Ok(DataType::Decimal128(10, 2)));
@@ -177,6 +177,79 @@ fn wrong_shapes_are_named() {
             "AI0205 1:35 \"decimal128(39,2)\" is no type that events can carry (the precision is 1 to 38, the scale 0 to the precision)"
         ]
     );
+}
+
+#[test]
+fn structs_lists_and_json_are_read_with_what_is_inside() {
+    let text = r#"{"$schema": "../schema.json", "fields": [
+        {"name": "address", "type": "struct", "nullable": false, "metadata": {"default": "{\"zip\":\"1\"}"}, "fields": [
+            {"name": "zip", "type": "utf8", "nullable": false, "metadata": {"aliases": "[\"plz\"]", "doc": "Postal code."}},
+            {"name": "geo", "type": "list", "items": {"type": "float64", "nullable": false}}
+        ]},
+        {"name": "any", "type": "json", "metadata": {"default": "[1, 2]"}}
+    ]}"#;
+    let schema = parse(text).unwrap();
+    assert_eq!(schema.editor.as_deref(), Some("../schema.json"));
+    let DataType::Struct(inner) = schema.fields[0].data_type() else { panic!("{schema:?}") };
+    assert_eq!(
+        (inner[0].is_nullable(), inner[0].metadata().get("doc").map(String::as_str)),
+        (false, Some("Postal code."))
+    );
+    assert_eq!(inner[1].data_type(), &DataType::List(Arc::new(Field::new("item", DataType::Float64, false))));
+    assert!(is_json(&schema.fields[1]) && !schema.fields[0].is_nullable());
+    assert_eq!(schema.reading[0].inner[0].aliases, ["plz"]);
+    assert_eq!(schema.reading[1].default.as_deref(), Some("[1, 2]"));
+    // Below an image everything may be absent, because what is around it may be.
+    let image = image_fields(&schema);
+    let DataType::Struct(inner) = image[0].data_type() else { panic!("{image:?}") };
+    assert!(image[0].is_nullable() && inner[0].is_nullable());
+    assert_eq!(parse(&schema.text()).unwrap().fields, schema.fields);
+}
+
+#[test]
+fn faults_inside_of_structs_and_lists_have_their_places() {
+    let text = r#"{
+  "breaking": ["remove a: b", "drop a", 7],
+  "fields": [
+    {"name": "a", "type": "struct", "fields": [{"name": "x", "type": "text"}, {"name": "x", "type": "int8"}]},
+    {"name": "b", "type": "struct"},
+    {"name": "c", "type": "list"},
+    {"name": "d", "type": "list", "items": {"type": "utf8", "metadata": {"default": "x"}}},
+    {"name": "e", "type": "utf8", "items": {"type": "utf8"}},
+    {"name": "f", "type": "list", "items": {"name": "i", "type": "array"}},
+    {"name": "g", "type": "struct", "fields": []},
+    {"name": "h", "type": "struct", "fields": [{"name": "z", "type": "utf8", "nullable": false}], "metadata": {"default": "{}"}}
+  ]
+}"#;
+    let breaking = "an entry of `breaking` that can't be read (write what happens to which field, and why, e.g. \"drop phone: the \
+                    product is gone\"; the verbs are drop, narrow, retype, require, unalias, redefault)";
+    assert_eq!(
+        faults(text),
+        [
+            format!("AI0212 2:16 {breaking}"),
+            format!("AI0212 2:31 {breaking}"),
+            "AI0204 2:41 an entry of `breaking` is a number, a text is expected".to_owned(),
+            r#"AI0205 4:70 "text" is no type that events can carry (did you mean "utf8"?)"#.to_owned(),
+            r#"AI0211 5:27 the struct "b" has no `fields` (e.g. "fields": [{ "name": "zip", "type": "utf8" }])"#.to_owned(),
+            r#"AI0211 6:27 the list "c" has no `items` (e.g. "items": { "type": "utf8" })"#.to_owned(),
+            r#"AI0211 7:44 a `default` inside of the items of "d" (leave it out: COALESCE in the SQL does the same)"#.to_owned(),
+            r#"AI0211 8:44 `items` of "e", whose type is utf8 (only a "list" has `items`: change the type, or leave them out)"#.to_owned(),
+            r#"AI0204 9:53 unknown key "name" (the keys here are type, nullable, fields, items, metadata)"#.to_owned(),
+            r#"AI0205 9:66 "array" is no type that events can carry (did you mean "list"?)"#.to_owned(),
+            r#"AI0204 10:47 `fields` is empty (list the struct's fields, or make it "json", which takes whatever there is)"#.to_owned(),
+            "AI0208 11:123 `default` of \"h\" lacks a member that may not be missing, struct is expected (write it as it would stand in an event, text without quotes)".to_owned(),
+        ]
+    );
+    let nested = |levels: usize| {
+        format!(
+            r#""name": "a", {}"type": "utf8"{}"#,
+            r#""type": "list", "items": {"#.repeat(levels),
+            "}".repeat(levels)
+        )
+    };
+    assert!(parse(&one_field(&nested(15))).is_ok());
+    let deep = faults(&one_field(&nested(16)));
+    assert!(deep.len() == 1 && deep[0].starts_with("AI0210 1:"), "{deep:?}");
 }
 
 const MISSING: &str = "AI0204 1:1 `fields` is missing (list the row's fields under it)";

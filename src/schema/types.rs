@@ -6,7 +6,7 @@
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
 /// Names of the types, as suggestions.
-pub(super) const TYPES: [&str; 18] = [
+pub(crate) const TYPES: [&str; 18] = [
     "utf8",
     "int8",
     "int16",

@@ -451,6 +451,23 @@ mod tests {
     }
 
     #[test]
+    fn a_key_to_look_for_is_the_one_that_is_written() {
+        let key = |target: &Target, rows: &RecordBatch| {
+            let mut written = Vec::new();
+            Rows::new(target, rows, &[]).unwrap().write_key(&mut written, 0, Form::Field).unwrap();
+            let keys = Keys::new(target, rows).unwrap();
+            (keys.text(0).unwrap(), keys.condition(0).unwrap(), String::from_utf8(written).unwrap())
+        };
+        let (mut target, rows) = (target(), rows("o'k", 1_700_000_000_123_000_000, true));
+        let (text, condition, written) = key(&target, &rows);
+        assert_eq!((text.as_str(), condition.as_str(), written.as_str()), ("o'k", "`id` = 'o\\'k'", "o'k"));
+        target.key_len = 2;
+        let (text, condition, written) = key(&target, &rows);
+        assert_eq!(text, written.replace("\\0", "\0"));
+        assert_eq!(condition, "`id` = 'o\\'k' AND `at` = '2023-11-14 22:13:20.123'");
+    }
+
+    #[test]
     fn joined_keys_of_different_parts_differ() {
         let join = |left: &str, right: &str| {
             let mut target = target();

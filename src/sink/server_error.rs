@@ -69,6 +69,11 @@ pub fn classify(code: u16) -> Class {
 /// The server's own code for a statement or a row beyond `max_allowed_packet`.
 pub const PACKET_TOO_LARGE: u16 = 1153;
 
+/// Whether the code says no more than that an `ALTER TABLE` can't be run with the algorithm or lock that it names.
+pub fn refuses_algorithm(code: u16) -> bool {
+    matches!(code, 1845 | 1846)
+}
+
 /// Whether the code says no more than that this session may not use `LOAD DATA LOCAL`.
 pub fn refuses_local_infile(code: u16) -> bool {
     matches!(code, 3948 | 4166 | 1148)

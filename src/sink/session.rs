@@ -325,7 +325,9 @@ impl StatementError {
     fn keeps_connection(&self) -> bool {
         match self.class {
             Class::Disconnect => false,
-            Class::Operator => server_error::refuses_local_infile(self.code),
+            Class::Operator => {
+                server_error::refuses_local_infile(self.code) || server_error::refuses_algorithm(self.code)
+            }
             Class::Contention | Class::Exhausted | Class::Row => self.code != 0,
         }
     }

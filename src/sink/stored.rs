@@ -44,20 +44,14 @@ impl StoredKey {
     }
 }
 
-/// What a partition's position says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredPartition {
-    pub next_offset: i64,
-    pub high_water_ns: Option<i64>,
-}
-
 /// See the module page.
 #[derive(Debug, Clone, Default)]
 pub struct Stored {
     /// By the key's text in the tombstones table; nothing for keys of which nothing is stored.
     pub keys: BTreeMap<String, StoredKey>,
     pub pending: Vec<PendingRow>,
-    pub partitions: BTreeMap<Partition, StoredPartition>,
+    /// Greatest event time accepted, nanoseconds.
+    pub high_water_ns: BTreeMap<Partition, i64>,
 }
 
 /// Keys asked for in one statement.
@@ -88,14 +82,14 @@ async fn snapshot(
     let mut stored = Stored { keys: keys(session, owner, target, rows).await?, ..Stored::default() };
     stored.pending = quarantine::pending(session, owner, partitions).await.map_err(StatementError::into_error)?;
     let sql = format!(
-        "SELECT kafka_partition, next_offset, high_water_ns FROM {POSITIONS} WHERE pipeline = {} AND topic = {}",
+        "SELECT kafka_partition, high_water_ns FROM {POSITIONS} WHERE pipeline = {} AND topic = {}",
         text_ascii(&owner.pipeline),
         text_ascii(&owner.topic)
     );
     for row in query(session, &sql).await? {
         let partition = int_at(&row, 0).and_then(|number| Partition::try_from(number).ok());
-        if let (Some(partition), Some(next_offset)) = (partition, int_at(&row, 1)) {
-            stored.partitions.insert(partition, StoredPartition { next_offset, high_water_ns: int_at(&row, 2) });
+        if let (Some(partition), Some(high_water_ns)) = (partition, int_at(&row, 1)) {
+            stored.high_water_ns.insert(partition, high_water_ns);
         }
     }
     Ok(stored)

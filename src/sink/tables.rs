@@ -195,15 +195,20 @@ pub fn key_collation(mariadb: bool) -> &'static str {
     if mariadb { "utf8mb4_nopad_bin" } else { "utf8mb4_0900_bin" }
 }
 
+/// Name and type of a column that follows from the models; texts get the collation of keys.
+pub fn column_ddl(column: &Column, mariadb: bool) -> String {
+    let text = matches!(column.holds, Holds::Text { .. });
+    let collate =
+        if text { format!(" CHARACTER SET utf8mb4 COLLATE {}", key_collation(mariadb)) } else { String::new() };
+    format!("{} {}{collate}", identifier(&column.name), column.ddl_type)
+}
+
 /// `CREATE TABLE` for a target that doesn't exist yet, from what the model `latest` yields.
 pub fn create_target(target: &Target, mariadb: bool) -> String {
-    let collation = key_collation(mariadb);
     let mut lines: Vec<String> = Vec::new();
     for (index, column) in target.columns.iter().enumerate() {
-        let text = matches!(column.holds, Holds::Text { .. });
-        let collate = if text { format!(" CHARACTER SET utf8mb4 COLLATE {collation}") } else { String::new() };
         let null = if index < target.key_len { "NOT NULL" } else { "NULL" };
-        lines.push(format!("  {} {}{collate} {null}", identifier(&column.name), column.ddl_type));
+        lines.push(format!("  {} {null}", column_ddl(column, mariadb)));
     }
     lines.push("  `cdc_ts` BIGINT NOT NULL COMMENT 'event time, ns since 1970 UTC'".to_owned());
     lines.push("  `cdc_partition` INT NOT NULL".to_owned());

@@ -10,9 +10,15 @@ use datafusion::prelude::SessionContext;
 
 use super::ModelSpec;
 use super::locate;
+use super::lookup::Lookup;
 use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Model, Models, OUT_OF_ORDER};
 use super::plan::Step;
 use crate::diagnostic::{Diagnostic, did_you_mean};
+
+mod joins;
+mod latest;
+mod lookups;
+mod values;
 
 /// Names of the fields inside the structs of `schema`.
 pub(super) fn struct_fields(schema: &SchemaRef) -> Vec<String> {
@@ -31,6 +37,7 @@ pub(super) fn contract(
     models: &Models,
     steps: &[Step],
     session: &SessionContext,
+    (names, loaded): (&[&str], &[Lookup]),
     faults: &mut Vec<Diagnostic>,
 ) {
     let mut wrong: Vec<(&str, String)> = Vec::new();
@@ -59,11 +66,22 @@ pub(super) fn contract(
         volatile(model, session, faults);
     }
     let cut = models.ancestry(ACCEPTED);
-    for step in steps.iter().filter(|step| way.contains(&step.name)) {
-        if let Some(model) = models.get(&step.name) {
-            batch_dependent(models, model, step, cut.contains(&step.name), faults);
+    for step in steps {
+        let Some(model) = models.get(&step.name) else { continue };
+        // A column of the wrong type makes odd comparisons wherever it is passed on to.
+        if !faults.iter().any(|fault| fault.code == "AI0116") {
+            values::values(model, &step.logical, faults);
+        }
+        if way.contains(&step.name) {
+            let accepted = cut.contains(&step.name);
+            batch_dependent(models, model, step, accepted, faults);
+            if let Ok(optimized) = session.state().optimize(&step.logical) {
+                joins::joins(spec, models, model, &optimized, accepted, faults);
+            }
         }
     }
+    latest::latest(spec, models, steps, faults);
+    lookups::lookups(names, loaded, models, faults);
     unread(models, faults);
 }
 
@@ -232,18 +250,21 @@ fn batch_dependent(models: &Models, model: &Model, step: &Step, accepted: bool, 
                 found.extend(names(&aggregate.aggr_expr, "GROUP BY"));
             }
             LogicalPlan::Aggregate(aggregate) if !accepted => {
-                found.extend(names(&aggregate.aggr_expr, "GROUP BY").into_iter().filter(|name| !picks(name)));
+                found.extend(aggregate.aggr_expr.iter().filter(|expr| !picks(expr)).map(function_name));
             }
             LogicalPlan::Window(window) => {
                 for expr in &window.window_expr {
-                    let name = function_name(expr);
-                    if if accepted { !window_per_event(expr) } else { !picks(&name) } {
-                        found.push(name);
+                    if if accepted { !window_per_event(expr) } else { !picks(expr) } {
+                        found.push(function_name(expr));
                     }
                 }
             }
             LogicalPlan::Limit(_) => found.push("LIMIT".to_owned()),
             LogicalPlan::Distinct(Distinct::On(_)) if accepted => found.push("DISTINCT".to_owned()),
+            // Rows that are equal in their place, too, are one event's.
+            LogicalPlan::Distinct(Distinct::All(input)) if accepted && !has_place(input) => {
+                found.push(written(model, input).to_owned());
+            }
             _ => {}
         }
         Ok(TreeNodeRecursion::Continue)
@@ -313,10 +334,42 @@ fn function_name(expr: &Expr) -> String {
     }
 }
 
-/// Functions that choose among rows rather than sum them up.
-fn picks(name: &str) -> bool {
-    let picking = ["row_number", "rank", "dense_rank", "max", "min", "first_value", "last_value", "GROUP BY"];
-    picking.contains(&name)
+/// The word that makes rows of `input` distinct: EXCEPT and INTERSECT do so, too.
+fn written(model: &Model, input: &LogicalPlan) -> &'static str {
+    if matches!(input, LogicalPlan::Union(_)) {
+        return "UNION";
+    }
+    let words = ["DISTINCT", "EXCEPT", "INTERSECT"];
+    words.into_iter().find(|word| locate::word_any_case(&model.sql, word).is_some()).unwrap_or("DISTINCT")
+}
+
+/// Whether the columns of `plan` say where each row's event stands.
+fn has_place(plan: &LogicalPlan) -> bool {
+    let schema = plan.schema();
+    ["_partition", "_offset"].iter().all(|name| schema.fields().iter().any(|field| field.name() == name))
+}
+
+/// Columns that decide between two rows of a key.
+const VERSION: [&str; 3] = ["ts", "_partition", "_offset"];
+
+/// Whether the expression chooses among rows by their version rather than sums them up, or mixes values of several.
+fn picks(expr: &Expr) -> bool {
+    let (name, args, ordered) = match expr {
+        Expr::Alias(alias) => return picks(&alias.expr),
+        Expr::AggregateFunction(call) => (call.func.name(), &call.params.args, !call.params.order_by.is_empty()),
+        Expr::WindowFunction(call) => (call.fun.name(), &call.params.args, !call.params.order_by.is_empty()),
+        _ => return false,
+    };
+    let by_version = || {
+        let columns = args.iter().flat_map(Expr::column_refs).collect::<Vec<_>>();
+        columns.iter().all(|column| VERSION.contains(&column.name.as_str()))
+    };
+    match name {
+        "row_number" | "rank" | "dense_rank" => true,
+        "max" | "min" => by_version(),
+        "first_value" | "last_value" => ordered,
+        _ => false,
+    }
 }
 
 fn unread(models: &Models, faults: &mut Vec<Diagnostic>) {

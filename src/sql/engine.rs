@@ -148,7 +148,9 @@ impl Engine {
             [EVENTS, HELD, KNOWN].into_iter().chain(configured).chain(unknown.iter().copied()).collect();
         let order = order(&models, &named, faults);
         let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, faults).await;
-        check::contract(spec, &models, &planned.steps, &session, faults);
+        let names: Vec<&str> =
+            spec.lookups.iter().map(|lookup| lookup.name.as_str()).chain(unknown.iter().copied()).collect();
+        check::contract(spec, &models, &planned.steps, &session, (&names, &lookups), faults);
         let assumed = check_target::target(spec, &models, &planned.steps, target, faults);
         examined.unplanned = unplanned(&models, &planned.steps, faults);
         let (Some(target), Some(events), Some(held), Some(known), []) =
@@ -285,6 +287,11 @@ impl Engine {
         let step = self.steps.iter().find(|step| step.name == LATEST);
         let step = step.ok_or_else(|| Error::new(Kind::Bug, "latest isn't planned"))?;
         Ok(RecordBatch::new_empty(output::latest_schema(step.schema(), &self.target)))
+    }
+
+    /// The models and the columns that they yield.
+    pub fn models(&self) -> impl Iterator<Item = (&str, &SchemaRef)> {
+        self.steps.iter().map(|step| (step.name.as_str(), step.schema()))
     }
 
     /// What the planner made of the models.

@@ -12,7 +12,6 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use serde::Serialize;
 
 use super::plan::Step;
-use super::slots::SlotExec;
 
 /// A lookup joined by its key: its rows are found by an index that is built when the lookup is loaded.
 pub const INDEX_JOIN: &str = "index join";
@@ -20,9 +19,6 @@ pub const INDEX_JOIN: &str = "index join";
 pub const NEWEST_ROW: &str = "newest row";
 /// A join by equality: each row meets only those that are like it.
 pub const EQUALITY: &str = "join by equality";
-
-/// The name of the operator that joins a lookup by its index.
-const INDEX_JOIN_OPERATOR: &str = "IndexJoinExec";
 
 /// The models of one pipeline as they are planned.
 #[derive(Debug, Clone, Serialize)]
@@ -115,11 +111,10 @@ fn verdict(plan: &Arc<dyn ExecutionPlan>, lookups: &BTreeMap<String, usize>) -> 
         sides.filter_map(|name| lookups.get(&name).map(|rows| (name, *rows))).next()
     };
     let not = |rule, why: String| Some(Verdict { rule, took: false, why });
+    let yes = |rule, why: &str| Some(Verdict { rule, took: true, why: why.to_owned() });
     match plan.name() {
-        INDEX_JOIN_OPERATOR => {
-            let why = "the lookup is found by its key: the cost doesn't grow with it".to_owned();
-            Some(Verdict { rule: INDEX_JOIN, took: true, why })
-        }
+        "IndexJoinExec" => yes(INDEX_JOIN, "the lookup's rows are found by its key: the cost doesn't grow with it"),
+        "LatestExec" => yes(NEWEST_ROW, "the first row of each key is picked in one pass, without sorting"),
         "HashJoinExec" | "SortMergeJoinExec" => {
             let (name, rows) = looked_up()?;
             let how = if plan.name() == "HashJoinExec" { "by hash" } else { "by sorting" };
@@ -131,7 +126,9 @@ fn verdict(plan: &Arc<dyn ExecutionPlan>, lookups: &BTreeMap<String, usize>) -> 
             not(EQUALITY, why)
         }
         "BoundedWindowAggExec" | "WindowAggExec" if computes_row_number(plan) => {
-            not(NEWEST_ROW, "ROW_NUMBER() is computed by sorting the batch; there is no rule for it yet".to_owned())
+            let why = "ROW_NUMBER() sorts the batch: only with PARTITION BY, ORDER BY and a filter that keeps number 1 \
+                       alone, with nothing computed in between, it doesn't";
+            not(NEWEST_ROW, why.to_owned())
         }
         _ => None,
     }
@@ -143,10 +140,13 @@ fn computes_row_number(plan: &Arc<dyn ExecutionPlan>) -> bool {
 
 /// The name of the table below `plan`, where it reads one alone.
 fn only_leaf(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
-    if let Some(slot) = plan.downcast_ref::<SlotExec>() {
-        return Some(slot.table().to_owned());
-    }
     match plan.children().as_slice() {
+        // Leaves show themselves as `SlotExec: name`.
+        [] => {
+            let line = displayable(plan.as_ref()).one_line().to_string();
+            let (_, shown) = line.trim().split_once(": ")?;
+            shown.split(',').next().map(str::to_owned)
+        }
         [child] => only_leaf(child),
         _ => None,
     }

@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use datafusion::common::DataFusionError;
+use datafusion::common::diagnostic::Diagnostic as EngineDiagnostic;
+use datafusion::common::{DataFusionError, Span as EngineSpan};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{self, Token, Tokenizer};
 
@@ -76,6 +77,26 @@ fn words(sql: &str, name: &str) -> Vec<Span> {
     tokens(sql).into_iter().filter(meant).filter_map(|token| span(token.span)).collect()
 }
 
+/// The last place where `name` stands.
+pub(super) fn last_word(sql: &str, name: &str) -> Option<Span> {
+    words(sql, name).pop()
+}
+
+/// Where the table `name` is joined: behind a JOIN or a comma, otherwise its first place.
+pub(super) fn joined(sql: &str, name: &str) -> Option<Span> {
+    let tokens = tokens(sql);
+    let words: Vec<&tokenizer::TokenWithSpan> =
+        tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
+    let joins = |token: &Token| match token {
+        Token::Word(word) => word.value.eq_ignore_ascii_case("JOIN"),
+        Token::Comma => true,
+        _ => false,
+    };
+    let is_name = |token: &Token| matches!(token, Token::Word(word) if word.value == name);
+    let found = words.windows(2).find(|pair| joins(&pair[0].token) && is_name(&pair[1].token));
+    found.and_then(|pair| span(pair[1].span)).or_else(|| word(sql, name))
+}
+
 /// As [`word`], in any case: function names and keywords.
 pub(super) fn word_any_case(sql: &str, name: &str) -> Option<Span> {
     let first = name.split(' ').next().unwrap_or(name);
@@ -99,6 +120,12 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
     if let Some(call) = between(&text, "argument types '", "'") {
         return no_such_call(file, sql, call, &text);
     }
+    if text.contains("does not support logical expression") && sql.to_lowercase().contains("select") {
+        return Diagnostic::error("AI0113", "this subquery can't be planned")
+            .file(file)
+            .span(subquery(sql))
+            .help("write it as a JOIN, or as a model of its own");
+    }
     if text.contains("unique expression names") {
         return same_name(file, sql, &text);
     }
@@ -110,12 +137,10 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
             _ => fault,
         };
     };
-    let place = found.span.map(|span| Span {
-        line: span.start.line as usize,
-        column: span.start.column as usize,
-        end_line: span.end.line as usize,
-        end_column: span.end.column as usize,
-    });
+    if let Some(fault) = incompatible(file, found) {
+        return fault;
+    }
+    let place = found.span.map(ours);
     let fault = Diagnostic::error(code, lower_first(&found.message)).file(file).span(place);
     let mut helps: Vec<String> = found.helps.iter().map(|help| help.message.clone()).collect();
     helps.extend(found.notes.iter().map(|note| note.message.clone()));
@@ -130,6 +155,24 @@ fn one(file: &Path, sql: &str, error: &DataFusionError, fields: &[String]) -> Di
     match helps.is_empty() {
         true => fault,
         false => fault.help(helps.iter().map(|help| lower_first(help)).collect::<Vec<_>>().join("; ")),
+    }
+}
+
+/// Two sides of a comparison that have nothing in common: the engine's notes say what each is, and where.
+fn incompatible(file: &Path, found: &EngineDiagnostic) -> Option<Diagnostic> {
+    let [left, right] = found.notes.as_slice() else { return None };
+    let (left_is, right_is) = (left.message.strip_prefix("has type ")?, right.message.strip_prefix("has type ")?);
+    let span = left.span.or(right.span).or(found.span).map(ours);
+    let message = format!("{left_is} can't be compared with {right_is}");
+    Some(Diagnostic::error("AI0113", message).file(file).span(span).help("CAST one of them to the other's type"))
+}
+
+fn ours(span: EngineSpan) -> Span {
+    Span {
+        line: span.start.line as usize,
+        column: span.start.column as usize,
+        end_line: span.end.line as usize,
+        end_column: span.end.column as usize,
     }
 }
 
@@ -152,12 +195,22 @@ fn no_such_call(file: &Path, sql: &str, call: &str, text: &str) -> Diagnostic {
 fn struct_field(file: &Path, sql: &str, field: &str, fields: &[String]) -> Diagnostic {
     let field = field.trim_matches(['"', '\'']);
     let fault =
-        Diagnostic::error("AI0110", format!("no field {field:?} in the struct")).file(file).span(word(sql, field));
+        Diagnostic::error("AI0110", format!("no field {field:?} in the struct")).file(file).span(member(sql, field));
     match did_you_mean(field, fields.iter().map(String::as_str)) {
         Some(meant) => fault.help(format!("did you mean {meant:?}?")),
         None if fields.is_empty() => fault,
         None => fault.help(format!("it has {}", fields.join(", "))),
     }
+}
+
+/// The first SELECT in brackets.
+fn subquery(sql: &str) -> Option<Span> {
+    let tokens = tokens(sql);
+    let words: Vec<&tokenizer::TokenWithSpan> =
+        tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
+    let select = |token: &Token| matches!(token, Token::Word(word) if word.value.eq_ignore_ascii_case("SELECT"));
+    let found = words.windows(2).find(|pair| pair[0].token == Token::LParen && select(&pair[1].token));
+    found.and_then(|pair| span(pair[1].span))
 }
 
 /// Two columns of one SELECT have one name.
@@ -170,6 +223,20 @@ fn same_name(file: &Path, sql: &str, text: &str) -> Diagnostic {
         .file(file)
         .span(places.get(1).or(places.first()).copied())
         .help("give one of them another name with AS, or leave one out")
+}
+
+/// Where `field` is taken out of a struct: behind a dot or a bracket, otherwise its first place.
+fn member(sql: &str, field: &str) -> Option<Span> {
+    let tokens = tokens(sql);
+    let is_field = |token: &Token| match token {
+        Token::Word(word) => word.value == field,
+        Token::SingleQuotedString(text) => text == field,
+        _ => false,
+    };
+    let found = tokens
+        .windows(2)
+        .find(|pair| matches!(pair[0].token, Token::Period | Token::LBracket) && is_field(&pair[1].token));
+    found.and_then(|pair| span(pair[1].span)).or_else(|| word(sql, field))
 }
 
 /// The stable code for an error text.

@@ -106,11 +106,6 @@ impl SlotExec {
         .with_scheduling_type(SchedulingType::Cooperative);
         Ok(Self { slot, projection, properties: Arc::new(properties) })
     }
-
-    /// The name of the table that it reads.
-    pub(super) fn table(&self) -> &str {
-        &self.slot.name
-    }
 }
 
 impl DisplayAs for SlotExec {

@@ -1,7 +1,9 @@
 //! The station as a whole, on the shipped models and on models with a fault in them.
 
+mod analyses;
 mod batches;
 mod checks;
+mod explain;
 mod fold;
 mod latest_rule;
 mod lookups;

@@ -3,13 +3,14 @@
 //! In: what the command line names. Out: records with their places, in the order in which they are to be worked on. A topic is only
 //! read: no group is joined and nothing is committed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::units;
 use crate::config::{Config, Pipeline, TimestampUnit};
 use crate::error::Result;
-use crate::generate::{OwnedRecord, read_events_file};
+use crate::generate::{OwnedRecord, read_placed_events};
 use crate::position::Partition;
 use crate::source::window::{self, Place, Span, Window};
 
@@ -22,17 +23,39 @@ pub enum Events {
     Topic { span: Span, partitions: Vec<Partition> },
 }
 
+/// Events, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    pub records: Vec<OwnedRecord>,
+    /// Partitions of which no record came with an offset: those that it has were made up, and count from 0.
+    pub unplaced: BTreeSet<Partition>,
+}
+
+impl Read {
+    /// Puts the records that have no place of their own behind what was read of their partition.
+    pub fn place_behind(&mut self, next_offset: impl Fn(Partition) -> i64) {
+        for record in self.records.iter_mut().filter(|record| self.unplaced.contains(&record.partition)) {
+            record.offset = record.offset.saturating_add(next_offset(record.partition));
+        }
+    }
+}
+
 impl Events {
     /// Reads them.
     ///
     /// # Errors
     /// For a file that can't be read, with the line, and for a topic that can't be read or has no such place.
-    pub async fn read(&self, config: &Config, pipeline: &Pipeline) -> Result<Vec<OwnedRecord>> {
+    pub async fn read(&self, config: &Config, pipeline: &Pipeline) -> Result<Read> {
         match self {
             Self::File(path) => {
                 let standard_input = path.as_path() == Path::new("-");
                 let path = if standard_input { Path::new("/dev/stdin") } else { path };
-                read_events_file(path, ticks_per_second(pipeline.timestamp_unit))
+                let read = read_placed_events(path, ticks_per_second(pipeline.timestamp_unit))?;
+                let mut unplaced: BTreeSet<Partition> = read.iter().map(|(record, _)| record.partition).collect();
+                for (record, _) in read.iter().filter(|(_, placed)| *placed) {
+                    unplaced.remove(&record.partition);
+                }
+                Ok(Read { records: read.into_iter().map(|(record, _)| record).collect(), unplaced })
             }
             Self::Topic { span, partitions } => {
                 let window = Window {
@@ -43,7 +66,7 @@ impl Events {
                     partitions: partitions.clone(),
                     span: *span,
                 };
-                window::read(window).await
+                Ok(Read { records: window::read(window).await?, unplaced: BTreeSet::new() })
             }
         }
     }
@@ -92,6 +115,15 @@ fn before_now(ago: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_without_a_place_go_behind_what_was_read() {
+        let record = |partition, offset| OwnedRecord { partition, offset, timestamp_ms: None, key: None, value: None };
+        let mut read = Read { records: vec![record(0, 0), record(1, 5), record(0, 1)], unplaced: [0].into() };
+        read.place_behind(|_| 100);
+        let offsets: Vec<i64> = read.records.iter().map(|record| record.offset).collect();
+        assert_eq!(offsets, [100, 5, 101]);
+    }
 
     #[test]
     fn a_place_is_an_offset_a_time_or_how_long_ago() {

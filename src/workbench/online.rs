@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
-use arrow::compute::{cast, concat_batches};
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray, new_null_array};
+use arrow::compute::{can_cast_types, cast, concat_batches};
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 
@@ -35,8 +35,6 @@ use crate::work::Stage;
 pub struct Online {
     pub target: Target,
     keys: BTreeMap<Key, StoredKey>,
-    /// Where each partition is read up to.
-    pub next_offset: BTreeMap<Partition, i64>,
 }
 
 /// Whether the events are taken for news or for what the topic has held all along.
@@ -97,19 +95,17 @@ pub async fn fill(
     let stored = stored::read(session, &owner, &target, &rows, &partitions).await?;
     let texts = stored::key_texts(&target, &rows)?;
     let names: BTreeMap<String, Key> = texts.into_iter().zip(row_keys(&rows, target.key_len)?).collect();
-    let Stored { keys, pending, partitions } = stored;
+    let Stored { keys, pending, high_water_ns } = stored;
     let keys: BTreeMap<Key, StoredKey> =
         keys.into_iter().filter_map(|(text, stored)| Some((names.get(&text)?.clone(), stored))).collect();
     let mut tables = bench.empty()?;
     keep_rows(&mut tables, &keys)?;
     tables.quarantine = waiting(pending, batches, taken);
     if taken == As::News {
-        let known = partitions.iter().filter_map(|(partition, known)| Some((*partition, known.high_water_ns?)));
-        tables.high_water_ns = known.collect();
+        tables.high_water_ns = high_water_ns;
     }
     bench.start(tables);
-    let next_offset = partitions.into_iter().map(|(partition, known)| (partition, known.next_offset)).collect();
-    Ok(Online { target, keys, next_offset })
+    Ok(Online { target, keys })
 }
 
 /// All rows of `latest` that the batches could yield.
@@ -152,6 +148,9 @@ fn typed(values: &[&Value], kind: &DataType) -> Result<ArrayRef> {
     let bytes = values.iter().map(|value| value.as_deref());
     if *kind == DataType::Binary {
         return Ok(std::sync::Arc::new(bytes.collect::<BinaryArray>()));
+    }
+    if !can_cast_types(&DataType::Utf8, kind) {
+        return Ok(new_null_array(kind, values.len()));
     }
     let texts: StringArray = bytes.map(|bytes| bytes.map(String::from_utf8_lossy)).collect();
     cast(&texts, kind).map_err(|error| Error::new(Kind::Bug, format!("texts can't be read as {kind}")).source(error))

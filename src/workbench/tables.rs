@@ -164,7 +164,17 @@ impl Tables {
         self.tombstones.iter().filter(|(key, _)| !self.rows.contains_key(*key)).map(|(key, version)| (key, *version))
     }
 
-    /// One row of the target as a table, for whoever shows it.
+    /// Takes the newest version of each partition for the highest time seen there: for tables that were put together by hand.
+    pub fn remember_high_water(&mut self) {
+        let versions = self.rows.values().map(|row| row.version).chain(self.tombstones.values().copied());
+        let versions: Vec<Version> = versions.collect();
+        for version in versions {
+            let top = self.high_water_ns.entry(version.partition).or_insert(version.ts_ns);
+            *top = (*top).max(version.ts_ns);
+        }
+    }
+
+    /// Rows of the target as a table, for whoever shows it.
     pub fn batch<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Result<RecordBatch> {
         let rows: Vec<&Row> = rows.into_iter().collect();
         if rows.is_empty() {

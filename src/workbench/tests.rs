@@ -14,7 +14,7 @@ fn repository(path: &str) -> PathBuf {
 }
 
 /// The shipped pipeline.
-fn users() -> config::Pipeline {
+pub(super) fn users() -> config::Pipeline {
     let environment = |name: &str| (name == "MYSQL_PASSWORD").then(|| "x".to_owned());
     let path = repository("docs/afterimage.toml");
     let text = std::fs::read_to_string(&path).unwrap();

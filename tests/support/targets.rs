@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use afterimage::config::Config;
+use afterimage::config::{Config, Pipeline};
 use afterimage::decode::{DecodeOptions, Decoded, Decoder, TimestampUnit, events_schema};
 use afterimage::diagnostic::{Diagnostic, has_errors, render};
 use afterimage::error::Kind;
@@ -16,9 +16,13 @@ use afterimage::hold::HoldSet;
 use afterimage::oracle::{self, Expected, Settings};
 use afterimage::record::RawRecord;
 use afterimage::schema::SourceSchema;
+use afterimage::schema::compat::differences;
+use afterimage::schema::infer::infer;
 use afterimage::sql::{Engine, Input};
+use afterimage::workbench;
+use afterimage::workbench::test::{self, CaseReport, Failure, Options, update};
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
-use arrow::datatypes::TimestampNanosecondType;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimestampNanosecondType};
 use tempfile::TempDir;
 
 use super::world;
@@ -27,10 +31,11 @@ use super::world;
 pub type Target = fn(&[u8]);
 
 /// The targets by name, which is also the name of a folder in `tests/corpus`.
-pub const ALL: [(&str, Target); 6] = [
+pub const ALL: [(&str, Target); 7] = [
     ("config", config),
     ("decode", decode),
     ("events", events),
+    ("fixture", fixture),
     ("lookup", lookup),
     ("models", models),
     ("schema", schema),
@@ -178,16 +183,34 @@ fn schema(data: &[u8]) {
     let options =
         DecodeOptions { topic: "t".into(), timestamp_unit: TimestampUnit::Us, max_future_skew: Default::default() };
     let mut decoder = Decoder::new(&schema, options);
-    let members = schema.fields.iter().map(|field| {
-        // Something that each type takes, for some of them.
-        let name = serde_json::Value::from(field.name().as_str());
-        format!(r#"{name}:{}"#, if field.data_type().is_numeric() { "1" } else { r#""2024-02-29""# })
-    });
-    let image = members.collect::<Vec<_>>().join(",");
+    let image = members(&schema.fields);
     let event = format!(r#"{{"op":"u","before":{{}},"after":{{{image}}},"timestamp":1}}"#);
     let decoded = decoder.decode([raw(0, event.as_bytes()), raw(1, GOOD)]).expect("bad records are no error");
     assert_eq!(decoded.events.num_rows() + decoded.refused.len(), 2, "P4");
     assert_eq!(decoded.events.schema(), events_schema(&schema));
+    // What we write of it is the same schema, which may follow itself; and what is inferred from its event only adds.
+    let again = SourceSchema::parse(1, Path::new("1.json"), &schema.text()).expect("our own text");
+    assert_eq!((&again.fields, &again.breaking.len()), (&schema.fields, &schema.breaking.len()));
+    assert!(differences(&schema, &again).is_empty(), "{:?}", differences(&schema, &again));
+    if let Ok(next) = infer([event.as_bytes()], &[], Some(&schema)) {
+        let next = SourceSchema::parse(2, Path::new("2.json"), &next.text()).expect("our own text");
+        assert!(differences(&schema, &next).iter().all(|difference| !difference.is_breaking()), "{next:?}");
+    }
+}
+
+/// The members of an object with something for each field that its type takes, for some of them.
+fn members(fields: &Fields) -> String {
+    let member = |field: &FieldRef| format!("{}:{}", serde_json::Value::from(field.name().as_str()), value(field));
+    fields.iter().map(member).collect::<Vec<_>>().join(",")
+}
+
+fn value(field: &Field) -> String {
+    match field.data_type() {
+        DataType::Struct(fields) => format!("{{{}}}", members(fields)),
+        DataType::List(items) => format!("[{0},null,{0}]", value(items)),
+        kind if kind.is_numeric() => "1".to_owned(),
+        _ => r#""2024-02-29""#.to_owned(),
+    }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -230,6 +253,57 @@ fn events(data: &[u8]) {
         Ok(again) => assert_eq!(again, records),
         Err(error) => panic!("what was written can't be read: {error}"),
     }
+}
+
+/// A fixture: refused with a reason, or it runs, and what it expects can be brought up to date so that it passes.
+fn fixture(data: &[u8]) {
+    thread_local! {
+        static USERS: (Pipeline, TempDir) = users_in_a_folder();
+    }
+    USERS.with(|(pipeline, folder)| {
+        let file = folder.path().join("queries/users/tests/case.yaml");
+        std::fs::write(&file, data).unwrap();
+        let text = String::from_utf8_lossy(data);
+        let report = block_on(test::run(pipeline, &BTreeMap::new(), &Options::default()));
+        sound(&report.faults, text.strip_prefix('\u{feff}').unwrap_or(&text));
+        assert!(report.faults.iter().all(|fault| fault.code.starts_with("AI05")), "{:?}", report.faults);
+        let (cases, faults) = fixture_of(&file, data);
+        assert!(has_errors(&faults) || cases > 0, "neither a case nor a fault");
+        let only_rows = |case: &&CaseReport| case.failures.iter().all(|failure| matches!(failure, Failure::Section(_)));
+        let cases: Vec<&CaseReport> = report.cases.iter().filter(only_rows).collect();
+        if has_errors(&report.faults)
+            || cases.len() < report.cases.len()
+            || cases.iter().all(|case| case.failures.is_empty())
+        {
+            return;
+        }
+        assert!(update::rewrite(&file, &cases).unwrap(), "a case fails, and nothing is to be updated");
+        let again = block_on(test::run(pipeline, &BTreeMap::new(), &Options::default()));
+        let updated = std::fs::read_to_string(&file).unwrap();
+        assert!(again.good(), "after --update {:?} {:?}:\n{updated}", again.faults, again.cases);
+    });
+}
+
+fn fixture_of(file: &Path, data: &[u8]) -> (usize, Vec<Diagnostic>) {
+    let (cases, faults) = workbench::fixture::parse(file, data);
+    (cases.len(), faults)
+}
+
+/// The shipped pipeline in a folder of its own, without its cases.
+fn users_in_a_folder() -> (Pipeline, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let queries = folder.path().join("queries/users");
+    std::fs::create_dir_all(queries.join("tests")).unwrap();
+    for name in MODELS {
+        let name = format!("{name}.sql");
+        std::fs::copy(world::repository("queries/users").join(&name), queries.join(&name)).unwrap();
+    }
+    let text = std::fs::read_to_string(world::repository("docs/afterimage.toml")).unwrap();
+    let environment = |_: &str| Some("x".to_owned());
+    let config = Config::parse(&text, &world::repository("afterimage.toml"), &environment);
+    let mut pipeline = config.expect("the shipped config").0.pipelines["users"].clone();
+    pipeline.queries = queries;
+    (pipeline, folder)
 }
 
 /// The models that may be replaced, by the first byte.

@@ -188,7 +188,7 @@ fn writes_table(preview: &Preview<'_>) -> Result<RecordBatch> {
         ("cdc_ts", Arc::new(Int64Array::from_iter_values(versions().map(|version| version.ts_ns)))),
         ("cdc_partition", Arc::new(Int32Array::from_iter_values(versions().map(|version| version.partition)))),
         ("cdc_offset", Arc::new(Int64Array::from_iter_values(versions().map(|version| version.offset)))),
-        ("row", Arc::new(structs(&new, &new.columns().to_vec(), NullBuffer::new(there.values().clone()))?)),
+        ("row", Arc::new(structs(&new, new.columns(), NullBuffer::new(there.values().clone()))?)),
         ("before", Arc::new(picked(&old, &places)?)),
     ];
     table(columns)

@@ -104,7 +104,11 @@ fn writes(preview: &Preview<'_>, limit: usize, width: Option<usize>, out: &mut i
     for effect in preview.effects.iter().flatten() {
         *counts.entry(effect.change).or_default() += 1;
     }
-    let parts: Vec<String> = counts.iter().map(|(change, count)| format!("{count} {}", change.name())).collect();
+    let named = |(change, count): (&Change, &usize)| match change {
+        Change::Insert | Change::Update | Change::Delete => counted(*count, change.name()),
+        Change::Unchanged | Change::Absent | Change::Superseded => format!("{count} {}", change.name()),
+    };
+    let parts: Vec<String> = counts.iter().map(named).collect();
     let table = harmless(&preview.pipeline.table);
     let against = if preview.online.is_some() { format!("{table} as it is now") } else { format!("an empty {table}") };
     let what = if parts.is_empty() { "none".to_owned() } else { parts.join(", ") };

@@ -288,4 +288,111 @@ WHERE newest = 1
         ["PRIMARY KEY (email), and key = [\"user_id\"] in afterimage.toml\n", ""],
         "make both the same, in the same order",
     ),
+    code(
+        "AI0130",
+        "a join without a condition on the way to `latest`",
+        "Each event meets every row of the other table: as many rows as that one has, all for one key. Missing and constant \
+         conditions (`ON true`) come to the same. A table of one row, or a list of VALUES, may be joined like this.",
+        ENRICHED,
+        [
+            "SELECT c.*, l.name AS country_name, l.region, NULL AS _error\nFROM changes c\nCROSS JOIN countries l\n",
+            ENRICHED_RIGHT,
+        ],
+        "say which row belongs to an event: `JOIN .. ON .. = ..`",
+    ),
+    code(
+        "AI0131",
+        "warning: a join with a lookup that isn't by its whole key",
+        "A lookup's key stands there once, and has an index. A join by anything else, by a part of the key, or by a function or \
+         CAST of it, may find several rows for one event, which is then refused (two rows of one key), and looks at the whole \
+         lookup in each batch.",
+        ENRICHED,
+        [
+            "SELECT c.*, l.name AS country_name, l.region, NULL AS _error\nFROM changes c\nLEFT JOIN countries l ON lower(l.code) = lower(c.country)\n",
+            "SELECT c.*, l.name AS country_name, l.region, NULL AS _error\nFROM changes c\nLEFT JOIN countries l ON l.code = upper(c.country)\n",
+        ],
+        "compare every key column as it is by `=`; functions and CASTs belong to the event's side",
+    ),
+    code(
+        "AI0132",
+        "`latest` doesn't keep exactly one row per key",
+        "A batch may hold several events of a key. The engine compares `latest` with its own fold, and halts where it holds more \
+         than the newest row of each key, or another one.",
+        LATEST,
+        [
+            "SELECT user_id, name, country_name, _deleted, ts, _partition, _offset
+FROM (
+    SELECT *, ROW_NUMBER() OVER (PARTITION BY user_id, country ORDER BY ts DESC, _partition DESC, _offset DESC) AS newest
+    FROM accepted
+)
+WHERE newest = 1
+",
+            LATEST_RIGHT,
+        ],
+        "`ROW_NUMBER() OVER (PARTITION BY` exactly the key `ORDER BY` the version, newest first`) = 1`",
+    ),
+    code(
+        "AI0133",
+        "`latest` picks by another order than the version",
+        "`version` in the config says which of two events of a key is the newer one, and the table keeps that one. A `latest` that \
+         prefers another halts the pipeline at the first event that comes out of order.",
+        LATEST,
+        [
+            "SELECT user_id, name, country_name, _deleted, ts, _partition, _offset
+FROM (
+    SELECT *, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY ts, _partition, _offset) AS newest
+    FROM accepted
+)
+WHERE newest = 1
+",
+            LATEST_RIGHT,
+        ],
+        "`ORDER BY ts DESC, _partition DESC, _offset DESC`; with `version = \"arrival\"` without `ts`",
+    ),
+    code(
+        "AI0134",
+        "warning: the order of `latest` leaves open which of two rows is the newest",
+        "Two events may have the same time. Which of them comes first is then an accident, and the pipeline halts when it is \
+         the other one.",
+        LATEST,
+        [
+            "SELECT user_id, name, country_name, _deleted, ts, _partition, _offset
+FROM (
+    SELECT *, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY ts DESC) AS newest
+    FROM accepted
+)
+WHERE newest = 1
+",
+            LATEST_RIGHT,
+        ],
+        "add `_partition DESC, _offset DESC`",
+    ),
+    code(
+        "AI0135",
+        "warning: a text is compared with a number, or either with a boolean",
+        "The text is read as a number, and an event whose text is none is refused at run time.",
+        METRICS,
+        [
+            "SELECT COUNT(*) AS users FROM enriched WHERE country = 5\n",
+            "SELECT COUNT(*) AS users FROM enriched WHERE country = '5'\n",
+        ],
+        "write the constant in the column's type, or say with `CAST` what is meant",
+    ),
+    code(
+        "AI0136",
+        "warning: no model reads this lookup",
+        "It is loaded, kept in memory and refreshed for nothing. Perhaps the model that should join it was forgotten.",
+        ENRICHED,
+        ["SELECT *, NULL AS country_name, NULL AS region, NULL AS _error FROM changes\n", ""],
+        "join it, or take it out of the config",
+    ),
+    code(
+        "AI0137",
+        "warning: a lookup, or a column of one, hides what the engine passes on",
+        "A lookup called `after` makes `after.name` its column; a lookup's `ts` or `_offset` stands beside the event's own in \
+         every join, and `SELECT *` takes both.",
+        "queries/users/lookups/countries.csv",
+        ["code,name,region,ts\nDE,Germany,Europe,2024-02-29\n", "code,name,region,since\nDE,Germany,Europe,2024-02-29\n"],
+        "give it another name",
+    ),
 ];

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::diagnostic::{Diagnostic, Severity};
 
-/// Codes whose fault needs a server, a running service or a process without threads; the tests of those places yield them.
-const NOT_OFFLINE: [&str; 5] = ["AI0121", "AI0123", "AI0126", "AI0306", "AI0400"];
+/// Codes whose fault needs a server, a running service, a process without threads or two files; the tests of those places yield them.
+const NOT_OFFLINE: [&str; 8] = ["AI0121", "AI0123", "AI0126", "AI0221", "AI0224", "AI0225", "AI0306", "AI0400"];
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -143,7 +143,7 @@ async fn an_example_yields_its_code_and_the_mended_one_has_no_fault() {
             wrong_examples.push(format!("{}: {found:#?}", code.code));
         }
         let found = faults(file, right).await;
-        if (!right.is_empty() || file != CONFIG) && !found.is_empty() {
+        if (!right.is_empty() || ![CONFIG, "queries/users/enriched.sql"].contains(&file)) && !found.is_empty() {
             wrong_examples.push(format!("{}, mended: {found:#?}", code.code));
         }
     }

@@ -1,6 +1,10 @@
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::decode::{DecodeOptions, Decoder, TimestampUnit};
+use crate::record::RawRecord;
 
 /// Events that create rows.
 fn created(rows: &[&str]) -> Vec<String> {
@@ -125,5 +129,60 @@ fn events_without_a_row_are_an_error_that_says_how_they_look() {
     for events in [vec![], vec!["{}", "7", r#"{"op":"c","after":null}"#, r#"{"op":"x","after":{"a":1}}"#]] {
         let error = infer(events.iter().map(|event| event.as_bytes()), &[], None).unwrap_err();
         assert_eq!(error.kind, Kind::Config, "{error}");
+    }
+}
+
+/// Rows of a few fields, whose values agree with each other or not.
+fn rows() -> impl Strategy<Value = Vec<String>> {
+    let scalar = prop_oneof![
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<u64>().prop_map(|number| number.to_string()),
+        (any::<i32>(), 0_u32..1000).prop_map(|(whole, rest)| format!("{whole}.{rest:03}")),
+        proptest::num::f64::NORMAL.prop_map(|number| format!("{number:e}")),
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        Just(r#""2024-02-29""#.to_owned()),
+        Just(r#""2024-02-29T01:02:03.123456789+01:00""#.to_owned()),
+        "\"[a-z ]{0,4}\"",
+    ];
+    let value = scalar.prop_recursive(4, 16, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(","))),
+            proptest::collection::btree_map("[ab]", inner, 0..3).prop_map(object),
+        ]
+    });
+    let row = proptest::collection::btree_map("[a-d]", value, 0..4).prop_map(object);
+    proptest::collection::vec(row, 1..6)
+}
+
+fn object(members: std::collections::BTreeMap<String, String>) -> String {
+    let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+proptest! {
+    #[test]
+    fn every_sample_is_read_by_the_schema_that_is_made_from_it(rows in rows(), first in 0_usize..6) {
+        let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+        let events = created(&rows);
+        let read = |events: &[String]| infer(events.iter().map(|event| event.as_bytes()), &[], None).ok();
+        let Some(all) = read(&events) else { return Ok(()) };
+        let schema = parse(1, &all.text());
+        let records = events.iter().enumerate().map(|(offset, event)| RawRecord {
+            partition: 0, offset: offset as i64, timestamp_ms: None, key: None, value: Some(event.as_bytes()), headers: b"",
+        });
+        let options = DecodeOptions { topic: "t".into(), timestamp_unit: TimestampUnit::Ms, max_future_skew: Default::default() };
+        let decoded = Decoder::new(&schema, options).decode(records).unwrap();
+        prop_assert_eq!(&decoded.refused, &[], "{}", all.text());
+        prop_assert_eq!(decoded.unmapped.len(), 0);
+        // In two steps nothing that was known changes.
+        let (some, _) = events.split_at(first.min(events.len()));
+        if let Some(some) = read(some) {
+            let known = parse(1, &some.text());
+            let next = inferred(&events, Some(&known));
+            let next = parse(2, &next.text());
+            let found = crate::schema::compat::differences(&known, &next);
+            prop_assert!(found.iter().all(|difference| !difference.is_breaking()), "{:?}", found);
+        }
     }
 }

@@ -274,19 +274,23 @@ fn numbered(spec: &ModelSpec) -> Vec<LookupSpec> {
 
 #[tokio::test]
 async fn a_failure_that_no_single_event_explains_stops_the_pipeline() {
-    let failing = format!("{} AND (SELECT c._offset FROM changes c) >= 0", sql("accepted"));
-    let (_dir, spec) = edited(&[("accepted", &failing)]);
+    // Fails for two events together and for neither alone.
+    let failing = sql("latest")
+        .replace("        *,\n", "        *, 10 / (1 + MIN(_offset) OVER () - MAX(_offset) OVER ()) AS apart,\n")
+        .replace("newest = 1", "newest = 1 AND apart > 0");
+    let (_dir, spec) = edited(&[("latest", &failing)]);
     let (mut engine, _) = prepare(&spec).await.unwrap();
     let mut world = World::default();
     world.run(&mut engine, batch(&[upsert("a", None, 1, 0)])).await.unwrap();
     let error = world.run(&mut engine, batch(&[upsert("a", None, 1, 1), upsert("b", None, 1, 2)])).await.unwrap_err();
     assert_eq!(error.kind, Kind::Model);
-    assert!(error.what.starts_with("accepted.sql fails: "), "{error}");
+    assert!(error.what.starts_with("latest.sql fails: "), "{error}");
 }
 
 #[tokio::test]
 async fn a_latest_that_does_not_hold_the_newest_is_caught() {
-    let oldest = sql("latest").replace("ts DESC", "ts ASC");
+    // Written so that `check` doesn't see through it.
+    let oldest = sql("latest").replace("ts DESC", "0 - CAST(ts AS BIGINT) DESC");
     let (_dir, spec) = edited(&[("latest", &oldest)]);
     let (mut engine, _) = prepare(&spec).await.unwrap();
     let events = batch(&[upsert("a", None, 1, 0), upsert("a", None, 2, 1)]);

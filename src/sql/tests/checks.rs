@@ -5,14 +5,14 @@ use crate::diagnostic::Severity;
 use crate::target::{Column, Holds, Target};
 
 /// A fault as `code file:line:column message [help]`.
-fn line(fault: &Diagnostic) -> String {
+pub(super) fn line(fault: &Diagnostic) -> String {
     let file = fault.file.as_ref().and_then(|file| file.file_name()).unwrap_or_default().to_string_lossy().into_owned();
     let place = fault.span.map(|span| format!(":{}:{}", span.line, span.column)).unwrap_or_default();
     let help = fault.help.as_ref().map(|help| format!(" [{help}]")).unwrap_or_default();
     format!("{} {file}{place} {}{help}", fault.code, fault.message)
 }
 
-async fn faults(files: &[(&str, &str)]) -> Vec<String> {
+pub(super) async fn faults(files: &[(&str, &str)]) -> Vec<String> {
     let (_dir, spec) = edited(files);
     match prepare(&spec).await {
         Ok((_, warnings)) => warnings.iter().map(line).collect(),
@@ -21,7 +21,7 @@ async fn faults(files: &[(&str, &str)]) -> Vec<String> {
 }
 
 /// The one fault of the shipped models with `from` replaced by `to` in `model`.
-async fn one(model: &str, from: &str, to: &str) -> String {
+pub(super) async fn one(model: &str, from: &str, to: &str) -> String {
     let text = sql(model);
     assert!(text.contains(from), "{model} has no {from}");
     let found = faults(&[(model, &text.replacen(from, to, 1))]).await;
@@ -30,7 +30,7 @@ async fn one(model: &str, from: &str, to: &str) -> String {
 }
 
 /// Where `what` stands in the shipped `model`, as `line:column`, once `from` is `to`.
-fn place(model: &str, from: &str, to: &str, what: &str) -> String {
+pub(super) fn place(model: &str, from: &str, to: &str, what: &str) -> String {
     let text = sql(model).replacen(from, to, 1);
     let at = text.find(what).unwrap();
     let line = text[..at].lines().count() + usize::from(text[..at].ends_with('\n'));
