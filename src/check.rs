@@ -91,7 +91,7 @@ fn config(
         report.inputs.extend([pipeline.queries.clone(), pipeline.schemas.clone()]);
         report.inputs.extend(pipeline.lookups.values().filter_map(|lookup| match &lookup.from {
             LookupFrom::File(file) => Some(file.clone()),
-            LookupFrom::MySql { .. } => None,
+            LookupFrom::MySql { .. } | LookupFrom::Topic { .. } => None,
         }));
     }
     (read.config, read.pipelines)

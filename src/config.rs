@@ -22,6 +22,7 @@ use reader::{Reader, code};
 
 pub mod kafka;
 pub mod keys;
+mod lookups;
 mod names;
 mod reader;
 mod secret;
@@ -189,7 +190,15 @@ pub struct Lookup {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookupFrom {
     File(PathBuf),
-    MySql { query: String, refresh: Duration },
+    MySql {
+        query: String,
+        refresh: Duration,
+    },
+    /// A compacted topic; what its records hold, in the order written.
+    Topic {
+        topic: String,
+        columns: Vec<(String, arrow::datatypes::DataType)>,
+    },
 }
 
 /// A config file as far as it could be read.

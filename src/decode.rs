@@ -26,12 +26,14 @@ use crate::work::{Refusal, Stage};
 mod columns;
 mod envelope;
 mod image;
+mod keyed;
 mod nested;
 mod rows;
 mod salvage;
 mod unmapped;
 
 use envelope::Reader;
+pub use keyed::{Changes, Keyed};
 use rows::Rows;
 pub use unmapped::OTHER_FIELDS;
 

@@ -16,6 +16,7 @@ use axum::{Json, Router};
 
 use self::door::Door;
 use crate::pipeline::health::{FileState, Health, Snapshot, State as PipelineState};
+use crate::pipeline::lookups::LookupStatus;
 
 mod door;
 
@@ -130,6 +131,26 @@ const FIGURES: [Figure; 16] = [
     }),
 ];
 
+type LookupFigure = (&'static str, &'static str, &'static str, fn(&LookupStatus) -> Option<f64>);
+
+/// The same for each lookup.
+const LOOKUP_FIGURES: [LookupFigure; 6] = [
+    ("afterimage_lookup_rows", "gauge", "rows of a lookup", |l| Some(l.rows as f64)),
+    ("afterimage_lookup_bytes", "gauge", "bytes of a lookup's rows and index", |l| Some(l.bytes as f64)),
+    ("afterimage_lookup_age_seconds", "gauge", "since the lookup's source was last looked at with success", |l| {
+        l.age_seconds
+    }),
+    ("afterimage_lookup_lag_records", "gauge", "records between a lookup and the end of its topic", |l| {
+        l.lag_records.map(|lag| lag as f64)
+    }),
+    ("afterimage_lookup_refresh_failures_total", "counter", "times that a lookup could not be refreshed", |l| {
+        Some(l.refresh_failures as f64)
+    }),
+    ("afterimage_lookup_bad_records_total", "counter", "records of a lookup's topic that could not be used", |l| {
+        Some(l.bad_records as f64)
+    }),
+];
+
 async fn metrics(State(health): State<Vec<Health>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], exposition(&snapshots(&health))).into_response()
 }
@@ -142,6 +163,17 @@ fn exposition(snapshots: &[Snapshot]) -> String {
         for snapshot in snapshots {
             if let Some(value) = value(snapshot) {
                 let _ = writeln!(text, "{name}{{pipeline=\"{}\"}} {value}", snapshot.pipeline);
+            }
+        }
+    }
+    for (name, kind, meaning, value) in LOOKUP_FIGURES {
+        let _ = writeln!(text, "# HELP {name} {meaning}\n# TYPE {name} {kind}");
+        for snapshot in snapshots {
+            for (lookup, status) in &snapshot.lookups {
+                if let Some(value) = value(status) {
+                    let pipeline = &snapshot.pipeline;
+                    let _ = writeln!(text, "{name}{{pipeline=\"{pipeline}\",lookup=\"{lookup}\"}} {value}");
+                }
             }
         }
     }

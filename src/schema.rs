@@ -34,7 +34,7 @@ pub mod values;
 pub mod write;
 
 pub(crate) use read::{FIELD_KEYS, FILE_KEYS, ITEM_KEYS, METADATA};
-pub(crate) use types::TYPES;
+pub(crate) use types::{TYPES, type_named};
 pub use types::{as_json, is_json, type_name, type_of};
 
 /// The newest version of a pipeline's source row.

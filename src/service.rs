@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use arrow::datatypes::{Field, Schema};
 use tokio::sync::{Notify, mpsc, watch as signal};
 
 use self::standby::Standby;
@@ -25,14 +26,20 @@ use crate::schema::{SourceSchema, compat};
 use crate::sink::positions::Owner;
 use crate::sink::session::{Address, Connector};
 use crate::sink::{self, Sink};
-use crate::source::{BatchLimits, Broker, Source, SourceOptions};
-use crate::sql::{Engine, LookupFrom, LookupSpec, ModelSpec, VersionBy};
+use crate::source::{BatchLimits, Broker, FollowOptions, Source, SourceOptions};
+use crate::sql::{Engine, LookupFrom, LookupSpec, LookupTable, ModelSpec, VersionBy};
 
 mod definition;
 mod standby;
 mod watch;
 
 pub use self::watch::define_anew as define;
+
+/// Loaded lookups, by name.
+type LookupTables = BTreeMap<String, Arc<LookupTable>>;
+
+/// Lookups that were loaded so long ago are loaded again before anything is read.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// How one pipeline ended.
 pub type Outcome = (String, Result<Ended>);
@@ -69,7 +76,18 @@ pub async fn prepare(
     pipeline: &config::Pipeline,
     tables: &BTreeMap<String, arrow::array::RecordBatch>,
 ) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let examined = examine(pipeline, tables).await;
+    finished(examine(pipeline, tables).await)
+}
+
+/// As [`prepare`], with lookups in whatever form they are there.
+async fn prepare_with(
+    pipeline: &config::Pipeline,
+    tables: &BTreeMap<String, LookupFrom>,
+) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
+    finished(examine_with(pipeline, tables).await)
+}
+
+fn finished(examined: Examined) -> std::result::Result<(SourceSchema, Engine, Vec<Diagnostic>), Vec<Diagnostic>> {
     match (examined.schema, examined.engine) {
         (Some(schema), Some(engine)) => Ok((schema, *engine, examined.faults)),
         _ => Err(examined.faults),
@@ -89,6 +107,11 @@ pub struct Examined {
 
 /// As [`prepare`], as far as that is possible: a broken schema doesn't hide faults of models, nor an unread lookup those of others.
 pub async fn examine(pipeline: &config::Pipeline, tables: &BTreeMap<String, arrow::array::RecordBatch>) -> Examined {
+    let tables = tables.iter().map(|(name, rows)| (name.clone(), LookupFrom::Table(rows.clone()))).collect();
+    examine_with(pipeline, &tables).await
+}
+
+async fn examine_with(pipeline: &config::Pipeline, tables: &BTreeMap<String, LookupFrom>) -> Examined {
     // Every version counts: events of the older ones are in the topic still.
     let mut faults = compat::check(&pipeline.schemas);
     let schema = match SourceSchema::load(&pipeline.schemas) {
@@ -107,11 +130,14 @@ pub async fn examine(pipeline: &config::Pipeline, tables: &BTreeMap<String, arro
     Examined { schema, engine: examined.engine, faults, unplanned: examined.unplanned }
 }
 
-fn model_spec(pipeline: &config::Pipeline, tables: &BTreeMap<String, arrow::array::RecordBatch>) -> ModelSpec {
+/// What is in `tables` is taken from there. Otherwise a file is read, a topic has the columns that are declared and no rows, and a query
+/// is left out: its columns aren't known.
+fn model_spec(pipeline: &config::Pipeline, tables: &BTreeMap<String, LookupFrom>) -> ModelSpec {
     let lookups = pipeline.lookups.iter().filter_map(|(name, lookup)| {
         let from = match (&lookup.from, tables.get(name)) {
-            (_, Some(table)) => LookupFrom::Table(table.clone()),
+            (_, Some(given)) => given.clone(),
             (config::LookupFrom::File(path), None) => LookupFrom::File(path.clone()),
+            (config::LookupFrom::Topic { columns, .. }, None) => LookupFrom::Table(no_rows(columns)),
             (config::LookupFrom::MySql { .. }, None) => return None,
         };
         Some(LookupSpec { name: name.clone(), key: lookup.key.clone(), from })
@@ -127,6 +153,11 @@ fn model_spec(pipeline: &config::Pipeline, tables: &BTreeMap<String, arrow::arra
         hold_keys: pipeline.on_error == config::OnError::HoldKey,
         lookups: lookups.collect(),
     }
+}
+
+fn no_rows(columns: &[(String, arrow::datatypes::DataType)]) -> arrow::array::RecordBatch {
+    let fields: Vec<Field> = columns.iter().map(|(name, kind)| Field::new(name, kind.clone(), true)).collect();
+    arrow::array::RecordBatch::new_empty(Arc::new(Schema::new(fields)))
 }
 
 /// Unit of the time that a pipeline's events carry.
@@ -305,22 +336,31 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: signal::Receiver
     let Plan { config, pipeline, until_caught_up, look } = plan;
     // Before the files are read: what changes from here on is a change.
     let judged = definition::judged(&pipeline);
-    let Some(first) = first_definition(&config, &pipeline, &health, &mut stop).await? else {
-        return Ok(Ended::Stopped);
-    };
+    let mut lookups = lookups(&config, &pipeline, &health);
+    let Some(tables) = lookups.load(&mut stop).await? else { return Ok(Ended::Stopped) };
+    let first = first_definition(&pipeline, tables).await?;
+    let mut loaded = Some(lookups);
     let mut definition = Some(first);
     let mut reload = match until_caught_up {
         true => Reload::never(),
         false => watch::start(&config, &pipeline, judged, look)?,
     };
     loop {
+        let asked = Instant::now();
         if !until_caught_up {
             let mut standby = Standby { config: &config, pipeline: &pipeline, health: &health, stop: &mut stop };
             definition = standby.turn(definition, &mut reload).await;
         }
         let Some(current) = definition.take() else { return Ok(Ended::Stopped) };
+        let lookups = match loaded.take().filter(|_| asked.elapsed() < FRESH) {
+            Some(lookups) => lookups,
+            None => match load_into(&config, &pipeline, &health, &current.engine, &mut stop).await? {
+                Some(lookups) => lookups,
+                None => return Ok(Ended::Stopped),
+            },
+        };
         // Each run of the pipeline is another owner.
-        let stations = stations(&config, &pipeline, owner(&pipeline), current)?;
+        let stations = stations(&config, &pipeline, owner(&pipeline), current, lookups)?;
         let settings = settings(&pipeline, until_caught_up);
         let (ended, line) = Pipeline::new(settings, stations, health.clone(), stop.clone(), reload).run().await;
         match ended {
@@ -331,28 +371,32 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: signal::Receiver
     }
 }
 
-/// What the files say at the start. Lookups in MySQL are waited for; `None`: asked to stop meanwhile.
-async fn first_definition(
+/// What the files say at the start, over the lookups that were loaded.
+async fn first_definition(pipeline: &config::Pipeline, tables: LookupTables) -> Result<Definition> {
+    let tables = tables.into_iter().map(|(name, table)| (name, LookupFrom::Loaded(table))).collect();
+    watch::define(pipeline, &tables).await.map_err(|faults| {
+        let first = faults.first().map(|fault| format!("[{}] {}", fault.code, fault.message)).unwrap_or_default();
+        Error::new(Kind::Config, first).remedy("run `afterimage check` for all faults with their places")
+    })
+}
+
+/// Loads the lookups anew, into an engine that was planned over others; `None`: asked to stop meanwhile.
+async fn load_into(
     config: &Config,
     pipeline: &config::Pipeline,
     health: &Health,
+    engine: &Engine,
     stop: &mut signal::Receiver<bool>,
-) -> Result<Option<Definition>> {
-    let tables = loop {
-        match read_tables(pipeline, &connector(config)).await {
-            Ok(tables) => break tables,
-            Err(error) => health.enter(State::Waiting, &error.to_string()),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(2)) => {}
-            _ = stop.changed() => return Ok(None),
-        }
-    };
-    let definition = watch::define(pipeline, &tables).await.map_err(|faults| {
-        let first = faults.first().map(|fault| format!("[{}] {}", fault.code, fault.message)).unwrap_or_default();
-        Error::new(Kind::Config, first).remedy("run `afterimage check` for all faults with their places")
-    })?;
-    Ok(Some(definition))
+) -> Result<Option<Lookups>> {
+    let mut lookups = lookups(config, pipeline, health);
+    let Some(tables) = lookups.load(stop).await? else { return Ok(None) };
+    for (name, table) in tables {
+        engine.put_lookup(&name, table).map_err(|faults| {
+            let first = faults.first().map(|fault| format!("[{}] {}", fault.code, fault.message)).unwrap_or_default();
+            Error::new(Kind::Config, first).remedy("start again")
+        })?;
+    }
+    Ok(Some(lookups))
 }
 
 fn settings(pipeline: &config::Pipeline, until_caught_up: bool) -> Settings {
@@ -378,7 +422,14 @@ fn settings(pipeline: &config::Pipeline, until_caught_up: bool) -> Settings {
 }
 
 /// The stations of one pipeline; from here on it is a member of its group.
-fn stations(config: &Config, pipeline: &config::Pipeline, owner: Owner, definition: Definition) -> Result<Stations> {
+fn stations(
+    config: &Config,
+    pipeline: &config::Pipeline,
+    owner: Owner,
+    definition: Definition,
+    mut lookups: Lookups,
+) -> Result<Stations> {
+    lookups.loaded_into(&definition.engine);
     let connector = connector(config);
     let properties: BTreeMap<String, String> = config.kafka.properties.expose().clone();
     let broker = Broker::new(&config.kafka.brokers, &properties, Duration::from_secs(10))?;
@@ -391,23 +442,65 @@ fn stations(config: &Config, pipeline: &config::Pipeline, owner: Owner, definiti
         buffer_bytes: pipeline.batch.max_bytes.saturating_mul(2),
         buffer_events: pipeline.batch.max_events.saturating_mul(2),
     })?;
-    let lookups = pipeline.lookups.iter().map(|(name, lookup)| Lookup {
-        name: name.clone(),
-        key: lookup.key.clone(),
-        origin: match &lookup.from {
-            config::LookupFrom::File(path) => Origin::File(path.clone()),
-            config::LookupFrom::MySql { query, refresh } => Origin::MySql { query: query.clone(), refresh: *refresh },
-        },
-    });
     Ok(Stations {
         source,
         broker,
         decoder: definition.decoder,
         engine: definition.engine,
         marks: definition.marks,
-        lookups: Lookups::new(connector.clone(), lookups.collect()),
+        lookups,
         sink: Sink::new(connector, owner, pipeline.key.clone()),
     })
+}
+
+/// Lookups that are topics, as they are now: for tools, which follow nothing.
+pub async fn read_topics(
+    config: &Config,
+    pipeline: &config::Pipeline,
+) -> Result<BTreeMap<String, arrow::array::RecordBatch>> {
+    let mut tables = BTreeMap::new();
+    for lookup in lookup_origins(config, pipeline) {
+        let Some(config::LookupFrom::Topic { columns, .. }) = pipeline.lookups.get(&lookup.name).map(|it| &it.from)
+        else {
+            continue;
+        };
+        let (name, schema) = (lookup.name.clone(), no_rows(columns).schema());
+        let read = tokio::task::spawn_blocking(move || crate::pipeline::lookups::topic_rows(&lookup)).await;
+        let read =
+            read.unwrap_or_else(|error| Err(Error::new(Kind::Bug, "reading a topic has panicked").source(error)));
+        let table = read.map_err(|error| error.at(format!("lookup {name}")))?;
+        let rows = table.batches().and_then(|batches| arrow::compute::concat_batches(&schema, &batches));
+        let rows = rows.map_err(|error| Error::new(Kind::Config, format!("lookup {name}")).source(error))?;
+        tables.insert(name, rows);
+    }
+    Ok(tables)
+}
+
+/// The lookups of one pipeline; nothing is read yet.
+fn lookups(config: &Config, pipeline: &config::Pipeline, health: &Health) -> Lookups {
+    Lookups::new(&pipeline.name, connector(config), health.clone(), lookup_origins(config, pipeline))
+}
+
+fn lookup_origins(config: &Config, pipeline: &config::Pipeline) -> Vec<Lookup> {
+    let lookups = pipeline.lookups.iter().map(|(name, lookup)| Lookup {
+        name: name.clone(),
+        key: lookup.key.clone(),
+        origin: match &lookup.from {
+            config::LookupFrom::File(path) => Origin::File(path.clone()),
+            config::LookupFrom::MySql { query, refresh } => Origin::MySql { query: query.clone(), refresh: *refresh },
+            config::LookupFrom::Topic { topic, columns } => Origin::Topic {
+                options: FollowOptions {
+                    brokers: config.kafka.brokers.clone(),
+                    properties: config.kafka.properties.expose().clone(),
+                    group: pipeline.group.clone(),
+                    topic: topic.clone(),
+                    client_id: format!("afterimage-{}-{name}", pipeline.name),
+                },
+                columns: columns.clone(),
+            },
+        },
+    });
+    lookups.collect()
 }
 
 /// Host and process, for people who look at the positions table.

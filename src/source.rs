@@ -18,6 +18,7 @@
 mod broker;
 mod buffer;
 mod consumer;
+mod follow;
 mod headers;
 mod lane;
 mod position_check;
@@ -35,6 +36,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use self::broker::{Broker, TopicDescription, Watermarks};
+pub use self::follow::{FollowOptions, Follower, Progress};
 pub use self::position_check::{Found, Stored, Verdict, position_check};
 
 use crate::error::{Error, Result};

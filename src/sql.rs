@@ -21,6 +21,7 @@ pub mod explain;
 mod fit;
 mod fold;
 mod held;
+mod index_join;
 mod keys;
 mod latest_rule;
 mod locate;
@@ -47,6 +48,7 @@ use crate::position::{Partition, Position};
 use crate::work::Refusal;
 
 pub use engine::{Engine, Examined};
+pub use index_join::Verdict;
 pub use keys::row_keys;
 pub use lookup::LookupTable;
 pub use models::{Model, Models};

@@ -11,6 +11,7 @@ mod faults;
 mod fixtures;
 mod guide;
 mod kafka_faults;
+mod lookups;
 mod offline;
 mod operations;
 mod properties;

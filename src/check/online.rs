@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Report, examine, from_mysql};
-use crate::config::{Config, Pipeline};
+use crate::config::{Config, LookupFrom, Pipeline};
 use crate::diagnostic::Diagnostic;
 use crate::error::Error;
 use crate::service;
@@ -43,16 +43,31 @@ pub(super) async fn servers(config: &Config, report: &mut Report) {
 async fn broker_faults(config: &Config, pipeline: &Pipeline) -> Vec<Diagnostic> {
     let asked = async {
         let broker = Broker::new(&config.kafka.brokers, config.kafka.properties.expose(), PATIENCE)?;
-        broker.topic(&pipeline.topic).await
+        let mut missing = Vec::new();
+        for topic in topics(pipeline) {
+            if broker.topic(topic).await?.is_none() {
+                missing.push(topic);
+            }
+        }
+        Ok(missing)
+    };
+    let missing = |topic: &str| {
+        let what = format!("pipeline {}: topic `{topic}` does not exist", pipeline.name);
+        Diagnostic::error("AI0402", what).file(&config.path).help("create it, or correct `topic`")
     };
     match asked.await {
-        Ok(Some(_)) => Vec::new(),
-        Ok(None) => {
-            let what = format!("pipeline {}: topic `{}` does not exist", pipeline.name, pipeline.topic);
-            vec![Diagnostic::error("AI0402", what).file(&config.path).help("create it, or correct `topic`")]
-        }
+        Ok(absent) => absent.into_iter().map(missing).collect(),
         Err(error) => vec![server_fault("AI0401", pipeline, &error)],
     }
+}
+
+/// The topic that is read, and those that are lookups.
+fn topics(pipeline: &Pipeline) -> impl Iterator<Item = &str> {
+    let lookups = pipeline.lookups.values().filter_map(|lookup| match &lookup.from {
+        LookupFrom::Topic { topic, .. } => Some(topic.as_str()),
+        LookupFrom::File(_) | LookupFrom::MySql { .. } => None,
+    });
+    std::iter::once(pipeline.topic.as_str()).chain(lookups)
 }
 
 async fn target_faults(pipeline: &Pipeline, connector: &Connector, engine: &mut Engine) -> Vec<Diagnostic> {

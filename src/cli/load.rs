@@ -79,12 +79,14 @@ pub(super) fn usage(what: &str) -> Exit {
     Exit::Config
 }
 
-/// Rows of the lookups that no file has: read where the server answers, there is no other way to know their columns.
+/// Rows of the lookups that no file has: read where the servers answer, there is no other way to know them.
 pub(super) async fn lookups(config: &Config, pipeline: &Pipeline) -> Result<BTreeMap<String, RecordBatch>, Exit> {
-    if pipeline.lookups.values().all(|lookup| matches!(lookup.from, LookupFrom::File(_))) {
-        return Ok(BTreeMap::new());
+    let mut tables = service::read_topics(config, pipeline).await.map_err(|error| fail(&error))?;
+    if pipeline.lookups.values().any(|lookup| matches!(lookup.from, LookupFrom::MySql { .. })) {
+        let read = service::read_tables(pipeline, &service::connector(config)).await;
+        tables.extend(read.map_err(|error| fail(&error))?);
     }
-    service::read_tables(pipeline, &service::connector(config)).await.map_err(|error| fail(&error))
+    Ok(tables)
 }
 
 /// The pipeline without servers. One that stops at the first refused event would show nothing behind it: here it goes on.

@@ -273,10 +273,21 @@ pub(super) static MAX_REFUSED: Section = Section {
 
 pub(super) static LOOKUP: Section = Section {
     path: "pipelines.*.lookups.*",
-    doc: "A table that the models can join, by its name. It has either `file` or `mysql`.",
+    doc: "A table that the models can join, by its name. It has one of `file`, `mysql` and `topic`.",
     keys: &[
-        key("file", Kind::Path, Absent::Means("`mysql`"), "CSV file with a header; read again when it changes."),
-        key("mysql", Kind::Text, Absent::Means("`file`"), "Query on the server of `mysql.url`."),
+        key(
+            "file",
+            Kind::Path,
+            Absent::Means("`mysql` or `topic`"),
+            "CSV file with a header, NDJSON or Parquet file, told by its extension; read again when it changes.",
+        ),
+        key("mysql", Kind::Text, Absent::Means("`file` or `topic`"), "Query on the server of `mysql.url`."),
+        key(
+            "topic",
+            Kind::Text,
+            Absent::Means("`file` or `mysql`"),
+            "Compacted topic of the same brokers, read from its beginning and then followed; its values are JSON objects.",
+        ),
         key(
             "refresh",
             Kind::Duration { min: "1s", max: "30d" },
@@ -292,9 +303,16 @@ pub(super) static LOOKUP: Section = Section {
     ],
 };
 
+pub(super) static LOOKUP_COLUMNS: Section = Section {
+    path: "pipelines.*.lookups.*.columns",
+    doc: "Columns of a lookup that is a `topic`, and their types as schema files name them, such as `code = \"utf8\"` and \
+          `rate = \"decimal128(10,4)\"`. Required there, and only there.",
+    keys: &[],
+};
+
 /// All of them, in the order of the docs.
-pub static SECTIONS: [&Section; 9] =
-    [&KAFKA, &KAFKA_PROPERTIES, &MYSQL, &PIPELINE, &BATCH, &MAX_REFUSED, &LOOKUP, &HTTP, &LOG];
+pub static SECTIONS: [&Section; 10] =
+    [&KAFKA, &KAFKA_PROPERTIES, &MYSQL, &PIPELINE, &BATCH, &MAX_REFUSED, &LOOKUP, &LOOKUP_COLUMNS, &HTTP, &LOG];
 
 impl Section {
     pub fn key(&self, name: &str) -> Option<&'static Key> {

@@ -2,20 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Place, Reader, Table, Text, code};
 use super::url::UrlFault;
 use super::{
-    Batch, Config, Http, Kafka, Log, LogFormat, LogLevel, Lookup, LookupFrom, MaxRefused, MySql, OnError, Pipeline,
-    Properties, Secret, TimestampUnit, Tls, VersionBy, is_loopback, kafka, keys, names, read_password, url,
+    Batch, Config, Http, Kafka, Log, LogFormat, LogLevel, MaxRefused, MySql, OnError, Pipeline, Properties, Secret,
+    TimestampUnit, Tls, VersionBy, is_loopback, kafka, keys, lookups, names, read_password, url,
 };
 use crate::source;
 use crate::target::MAX_KEY_COLUMNS;
-
-const LOOKUP_REFRESH: Duration = Duration::from_secs(60);
 
 /// What could be read: the whole, and pipelines by themselves.
 pub(super) struct Read {
@@ -379,7 +376,7 @@ fn pipeline<'d>(reader: &Reader<'d>, table: &Table<'d>, claim: &mut Claim) -> Op
     let shutdown_timeout = reader.duration(table, "shutdown_timeout");
     let batch = batch(reader, table);
     let max_refused = max_refused(reader, table);
-    let lookups = lookups(reader, table);
+    let lookups = lookups::lookups(reader, table);
     Some(Pipeline {
         name,
         topic: claim.topic.as_ref()?.value.clone(),
@@ -426,55 +423,13 @@ fn max_refused<'d>(reader: &Reader<'d>, pipeline: &Table<'d>) -> Option<MaxRefus
     Some(MaxRefused { share: share?, window: window?, min_events: min_events? })
 }
 
-fn lookups<'d>(reader: &Reader<'d>, pipeline: &Table<'d>) -> Option<BTreeMap<String, Lookup>> {
-    let all = reader.free_table(pipeline, "lookups", &keys::LOOKUP);
-    let read = reader.tables(&all, &keys::LOOKUP).into_iter().map(|(name, table)| {
-        if let Some(what) = names::lookup(&name) {
-            reader.fault(code::NAME, table.place.as_ref(), format!("the lookup's name {what}"), "");
-        }
-        lookup(reader, &table).map(|lookup| (name, lookup))
-    });
-    read.collect::<Vec<_>>().into_iter().collect()
-}
-
-fn lookup<'d>(reader: &Reader<'d>, table: &Table<'d>) -> Option<Lookup> {
-    let file = reader.place(table, "file").map(|place| (place, reader.path(table, "file")));
-    let query = reader.place(table, "mysql").map(|place| (place, reader.text(table, "mysql")));
-    let refresh = reader.duration(table, "refresh");
-    let key = columns(reader, table, "key");
-    let from = match (file, query) {
-        (Some((_, file)), None) => {
-            if let Some(place) = reader.place(table, "refresh") {
-                let what = format!("{}.refresh has no meaning for a file", table.shown);
-                reader.fault(
-                    code::CONTRADICTION,
-                    Some(&place),
-                    what,
-                    "remove it: a file is read again when it changes",
-                );
-            }
-            LookupFrom::File(file?)
-        }
-        (None, Some((_, query))) => {
-            LookupFrom::MySql { query: query?.value, refresh: refresh.unwrap_or(LOOKUP_REFRESH) }
-        }
-        (Some(_), Some((place, _))) => {
-            let what = format!("[{}] has both file and mysql", table.shown);
-            reader.fault(code::CONTRADICTION, Some(&place), what, "keep one of the two");
-            return None;
-        }
-        (None, None) => {
-            let what = format!("[{}] has neither file nor mysql", table.shown);
-            let help = "add file = \"<path>\" or mysql = \"SELECT ...\"";
-            reader.fault(code::MISSING_KEY, table.place.as_ref(), what, help);
-            return None;
-        }
-    };
-    Some(Lookup { from, key: key? })
-}
-
 /// A text that has to be a name; `judge` says what is wrong with one.
-fn named<'d>(reader: &Reader<'d>, table: &Table<'d>, name: &str, judge: fn(&str) -> Option<String>) -> Option<Text> {
+pub(super) fn named<'d>(
+    reader: &Reader<'d>,
+    table: &Table<'d>,
+    name: &str,
+    judge: fn(&str) -> Option<String>,
+) -> Option<Text> {
     let text = reader.text(table, name)?;
     if let Some(what) = judge(&text.value) {
         reader.fault(code::NAME, text.place.as_ref(), format!("{}.{name} {what}", table.shown), "");
@@ -484,7 +439,7 @@ fn named<'d>(reader: &Reader<'d>, table: &Table<'d>, name: &str, judge: fn(&str)
 }
 
 /// A list of key columns: at least one, each once.
-fn columns<'d>(reader: &Reader<'d>, table: &Table<'d>, name: &str) -> Option<Vec<String>> {
+pub(super) fn columns<'d>(reader: &Reader<'d>, table: &Table<'d>, name: &str) -> Option<Vec<String>> {
     let shown = format!("{}.{name}", table.shown);
     let place = reader.place(table, name);
     let texts = reader.texts(table, name)?;

@@ -319,7 +319,7 @@ fn each_fault_has_its_code_place_and_remedy() {
         ),
         (
             fault_of_pipeline("lookups.a = { key = [\"a\"] }"),
-            "AI0004 10:9 [pipelines.users.lookups.a] has neither file nor mysql | add file = \"<path>\" or mysql = \"SELECT ...\"",
+            "AI0004 10:9 [pipelines.users.lookups.a] has neither file nor mysql nor topic | add file = \"<path>\", mysql = \"SELECT ...\" or topic = \"<topic>\"",
         ),
         (
             fault_of_pipeline("lookups.a = { file = \"a\", mysql = \"b\", key = [\"a\"] }"),

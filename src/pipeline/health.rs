@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use super::lookups::LookupStatus;
 use crate::decode::OTHER_FIELDS;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::position::Partition;
@@ -48,6 +49,7 @@ pub struct Snapshot {
     pub out_of_order: u64,
     /// Fields that no schema knows, with how many events carried them.
     pub unmapped: BTreeMap<String, u64>,
+    pub lookups: BTreeMap<String, LookupStatus>,
     /// Of the definition that runs; 0 until it is registered.
     pub generation: i64,
     pub fingerprint: String,
@@ -149,6 +151,7 @@ impl Health {
             totals: SumChanges::default(),
             out_of_order: 0,
             unmapped: BTreeMap::new(),
+            lookups: BTreeMap::new(),
             generation: 0,
             fingerprint: String::new(),
             reload: Files { state: FileState::Current, since: now(), faults: Vec::new() },
@@ -156,7 +159,12 @@ impl Health {
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        self.lock().clone()
+        let mut snapshot = self.lock().clone();
+        // Lookups age while nothing else happens.
+        for lookup in snapshot.lookups.values_mut() {
+            lookup.age_seconds = lookup.looked.map(|looked| looked.elapsed().as_secs_f64());
+        }
+        snapshot
     }
 
     /// Changes figures; no log.
@@ -203,7 +211,7 @@ impl Health {
     }
 }
 
-fn now() -> String {
+pub(super) fn now() -> String {
     jiff::Timestamp::now().round(jiff::Unit::Millisecond).unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::commit::{Applied, token};
 use super::{Pipeline, sum_changes};
@@ -48,14 +49,20 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Marks what the models refused for another try: a lookup changed.
-    pub(super) async fn retry_model_refusals(&mut self) -> Result<()> {
+    /// Marks what the models refused for another try: a lookup changed. Yields how many.
+    pub(super) async fn retry_model_refusals(&mut self) -> Result<usize> {
+        // Whatever waits in our partitions is known here, so that a lookup that changes all day costs the database nothing.
+        if self.holds.is_empty() {
+            return Ok(0);
+        }
+        let mut count = 0;
         for row in self.pending().await? {
             if row.stage == "model" && row.pending.state == PendingState::Refused {
                 self.holds.insert(row.position, Pending { keys: row.pending.keys, state: PendingState::Retry });
+                count += 1;
             }
         }
-        Ok(())
+        Ok(count)
     }
 
     /// What stands in quarantine of our partitions. Where they aren't as we know them they are let go instead: what is pending there
@@ -73,13 +80,15 @@ impl Pipeline {
         Ok(rows)
     }
 
-    /// Looks for marks of operators, then runs whatever may run, chunk by chunk.
+    /// Looks for marks of operators, then runs a chunk of whatever may run. What is left is due at once, but fresh records have their
+    /// turn in between: however much waits, nobody else does.
     pub(super) async fn rerun_due(&mut self) -> Result<()> {
+        let goes_on = std::mem::take(&mut self.upkeep.rerun_goes_on);
         if self.owned.is_empty() {
             return Ok(());
         }
         let owner = self.stations.sink.owner().clone();
-        if quarantine::any_marked(self.stations.sink.session().await?, &owner).await? {
+        if !goes_on && quarantine::any_marked(self.stations.sink.session().await?, &owner).await? {
             let rows = self.pending().await?;
             let (given_up, rows): (Vec<PendingRow>, Vec<PendingRow>) = rows.into_iter().partition(|row| row.discard);
             self.remember_pending(rows);
@@ -87,11 +96,14 @@ impl Pipeline {
                 self.discard(&given_up).await?;
             }
         }
-        while !self.stopping() {
-            let runnable = self.holds.runnable(AT_ONCE);
-            if runnable.is_empty() || !self.rerun(&runnable).await? {
-                break;
-            }
+        let runnable = self.holds.runnable(AT_ONCE);
+        if !runnable.is_empty() && !self.stopping() && self.rerun(&runnable).await? {
+            self.upkeep.rerun_goes_on = !self.holds.runnable(1).is_empty();
+        }
+        if self.upkeep.rerun_goes_on {
+            self.upkeep.marks = Instant::now();
+        } else {
+            self.stations.lookups.retry_ended();
         }
         Ok(())
     }

@@ -4,24 +4,21 @@
 //! None of it may stop the road: what fails for lack of a database is left for the next time.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::health::State;
 use super::policy;
 use super::target::LOOK_AT_TARGET;
-use super::{Pipeline, sum_changes};
+use super::{Pipeline, Stations, sum_changes};
 use crate::error::{Error, Kind, Result};
 use crate::position::Partition;
 use crate::record::RawBatch;
+use crate::sink::Superseded;
 use crate::sink::positions::SumChanges;
-use crate::sink::session::Connector;
 use crate::sink::summary::{self, Summary};
-use crate::sink::{self, Superseded};
 use crate::work::Evaluation;
 
 const LOOK_AT_MARKS: Duration = Duration::from_secs(1);
-const LOOK_AT_LOOKUPS: Duration = Duration::from_secs(2);
 const LOOK_AT_POSITIONS: Duration = Duration::from_secs(5);
 const SWEEP_TOMBSTONES: Duration = Duration::from_secs(10);
 const LOOK_FOR_UNREAD: Duration = Duration::from_secs(5);
@@ -44,49 +41,10 @@ pub(super) struct Times {
     pub sink: Duration,
 }
 
-/// A lookup that may change while we run.
-#[derive(Debug, Clone)]
-pub struct Lookup {
-    pub name: String,
-    pub key: Vec<String>,
-    pub origin: Origin,
-}
-
-#[derive(Debug, Clone)]
-pub enum Origin {
-    /// Read again when its modification time changes.
-    File(PathBuf),
-    /// Asked again every so often.
-    MySql { query: String, refresh: Duration },
-}
-
-/// All lookups of a pipeline, and when each was last looked at.
-pub struct Lookups {
-    pub connector: Connector,
-    entries: Vec<(Lookup, Instant, Option<SystemTime>)>,
-}
-
-impl Lookups {
-    pub fn new(connector: Connector, lookups: Vec<Lookup>) -> Self {
-        let entries = lookups.into_iter().map(|lookup| {
-            let modified = modified(&lookup.origin);
-            (lookup, Instant::now(), modified)
-        });
-        Self { connector, entries: entries.collect() }
-    }
-}
-
-fn modified(origin: &Origin) -> Option<SystemTime> {
-    match origin {
-        Origin::File(path) => std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok(),
-        Origin::MySql { .. } => None,
-    }
-}
-
 /// Clocks of one pipeline.
 pub(super) struct Upkeep {
     metrics_interval: Duration,
-    marks: Instant,
+    pub(super) marks: Instant,
     lookups: Instant,
     positions: Instant,
     tombstones: Instant,
@@ -100,6 +58,8 @@ pub(super) struct Upkeep {
     open_transactions: BTreeMap<Partition, (i64, u32)>,
     /// Why upkeep has shown the pipeline as waiting.
     shown: Option<String>,
+    /// There is more to run again than fits into one turn.
+    pub(super) rerun_goes_on: bool,
 }
 
 impl Upkeep {
@@ -108,7 +68,7 @@ impl Upkeep {
         Self {
             metrics_interval,
             marks: now + LOOK_AT_MARKS,
-            lookups: now + LOOK_AT_LOOKUPS,
+            lookups: now,
             positions: now + LOOK_AT_POSITIONS,
             tombstones: now + SWEEP_TOMBSTONES,
             unread: now + LOOK_FOR_UNREAD,
@@ -118,6 +78,7 @@ impl Upkeep {
             newest_event_ns: None,
             open_transactions: BTreeMap::new(),
             shown: None,
+            rerun_goes_on: false,
         }
     }
 
@@ -147,8 +108,8 @@ impl Pipeline {
             }
         }
         if now >= self.upkeep.lookups {
-            self.upkeep.lookups = now + LOOK_AT_LOOKUPS;
             let done = self.refresh_lookups().await;
+            self.upkeep.lookups = self.stations.lookups.next_due();
             self.tolerate("refreshing lookups", done)?;
         }
         // The next time is set whether or not there is anything to do: what stays due would keep the loop from polling.
@@ -207,50 +168,31 @@ impl Pipeline {
         }
     }
 
-    /// Reads changed lookups and swaps them in between two batches; the last good one stays if that fails.
+    /// Takes up what lookups have become, between two batches, and has another try at what they made fail.
     async fn refresh_lookups(&mut self) -> Result<()> {
-        let mut changed = false;
-        for index in 0..self.stations.lookups.entries.len() {
-            let (lookup, looked, known) = self.stations.lookups.entries[index].clone();
-            let replaced = match &lookup.origin {
-                Origin::File(path) => {
-                    let found = modified(&lookup.origin);
-                    if found == known || found.is_none() {
-                        continue;
-                    }
-                    self.stations.lookups.entries[index].2 = found;
-                    self.stations.engine.reload_lookup(&lookup.name, path)
-                }
-                Origin::MySql { refresh, .. } if looked.elapsed() < *refresh => continue,
-                Origin::MySql { query, .. } => {
-                    self.stations.lookups.entries[index].1 = Instant::now();
-                    let table = sink::lookup::read(&self.stations.lookups.connector, query).await?;
-                    self.stations.engine.set_lookup(&lookup.name, table)
-                }
-            };
-            match replaced {
-                Ok(news) => changed |= news,
-                Err(faults) => {
-                    let reasons: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
-                    let (pipeline, lookup) = (self.settings.name.as_str(), lookup.name.as_str());
-                    tracing::error!(
-                        pipeline,
-                        lookup,
-                        reason = reasons.join("; "),
-                        "lookup not replaced, the last good one stays"
-                    );
-                }
+        let Stations { lookups, engine, .. } = &mut self.stations;
+        lookups.refresh(engine);
+        if !lookups.is_retry_due() || self.upkeep.rerun_goes_on {
+            return Ok(());
+        }
+        self.stations.lookups.retry_begun();
+        let marked = match self.retry_model_refusals().await {
+            Ok(marked) => marked,
+            Err(error) => {
+                self.stations.lookups.retry_failed();
+                return Err(error);
             }
+        };
+        if marked == 0 {
+            self.stations.lookups.retry_ended();
+            return Ok(());
         }
-        if changed {
-            tracing::info!(
-                pipeline = self.settings.name,
-                "lookup changed: records that the models refused are tried again"
-            );
-            self.retry_model_refusals().await?;
-            self.rerun_due().await?;
-        }
-        Ok(())
+        tracing::info!(
+            pipeline = self.settings.name,
+            records = marked,
+            "lookup changed: records that the models refused are tried again"
+        );
+        self.rerun_due().await
     }
 
     /// One line per sink cycle, and the figures for the interval.

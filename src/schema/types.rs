@@ -77,7 +77,7 @@ fn unit_name(unit: TimeUnit) -> &'static str {
 }
 
 /// The type that a schema file calls `name`; otherwise what to write instead.
-pub(super) fn type_named(name: &str) -> Result<DataType, String> {
+pub(crate) fn type_named(name: &str) -> Result<DataType, String> {
     let simple = match name {
         "utf8" | "json" => DataType::Utf8,
         "int8" => DataType::Int8,

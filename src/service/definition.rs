@@ -2,7 +2,7 @@
 //!
 //! In: the pipeline's config and the files it names. Out: its [`Marks`], byte for byte: a comment that changes makes another definition,
 //! and so does everything else that may decide what is written: the models, the newest schema file, topic, table, key, version,
-//! `on_error`, timestamps' unit and skew, names and keys of lookups and the queries they come from. Not: rows of lookups, tests, batch
+//! `on_error`, timestamps' unit and skew, names and keys of lookups and the queries and topics they come from. Not: rows of lookups, tests, batch
 //! sizes, addresses.
 
 use std::path::{Path, PathBuf};
@@ -43,8 +43,12 @@ fn settings(pipeline: &Pipeline) -> Vec<(String, String)> {
     ];
     for (name, lookup) in &pipeline.lookups {
         settings.push((format!("lookup {name}"), lookup.key.join("\n")));
-        if let LookupFrom::MySql { query, .. } = &lookup.from {
-            settings.push((format!("query of lookup {name}"), query.clone()));
+        match &lookup.from {
+            LookupFrom::File(_) => {}
+            LookupFrom::MySql { query, .. } => settings.push((format!("query of lookup {name}"), query.clone())),
+            LookupFrom::Topic { topic, columns } => {
+                settings.push((format!("topic of lookup {name}"), format!("{topic}\n{columns:?}")));
+            }
         }
     }
     settings

@@ -10,15 +10,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use arrow::array::RecordBatch;
 use tokio::sync::{Notify, mpsc};
 
-use super::{decoder, definition, prepare, read_tables};
+use super::{decoder, definition, prepare_with, read_tables};
 use crate::config::{self, Config};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::generation::Fingerprint;
 use crate::pipeline::reload::{Definition, Reload, Seen};
+use crate::sql::LookupFrom;
 
 const LOOK: Duration = Duration::from_secs(1);
 /// Files that were not touched for so long are whole: editors and deployments write several in a row.
@@ -34,17 +34,18 @@ pub async fn define_anew(config: &Config, pipeline: &config::Pipeline) -> Result
     let tables = read_tables(pipeline, &super::connector(config)).await.map_err(|error| {
         vec![Diagnostic::error("AI0434", error.what.clone()).help("the models are planned over the lookups' columns")]
     })?;
+    let tables = tables.into_iter().map(|(name, rows)| (name, LookupFrom::Table(rows))).collect();
     define(pipeline, &tables).await
 }
 
 /// The same with lookups that were read elsewhere.
 pub async fn define(
     pipeline: &config::Pipeline,
-    tables: &BTreeMap<String, RecordBatch>,
+    tables: &BTreeMap<String, LookupFrom>,
 ) -> Result<Definition, Vec<Diagnostic>> {
     loop {
         let before = definition::marks(pipeline);
-        let prepared = prepare(pipeline, tables).await;
+        let prepared = prepare_with(pipeline, tables).await;
         // Written to while they were read: what was planned may be half of it.
         if definition::marks(pipeline) != before {
             tokio::time::sleep(STILL).await;

@@ -227,6 +227,28 @@ impl Session {
         self.guard(async |conn: &mut Conn| conn.query(sql).await).await
     }
 
+    /// Runs a statement and hands over each row as it comes, until `take` says that it is enough. `patience` is for each wait.
+    pub async fn each_row(
+        &mut self,
+        sql: &str,
+        patience: Duration,
+        mut take: impl FnMut(Row) -> bool,
+    ) -> Result<(), StatementError> {
+        let silent = || StatementError::dead(format!("no answer within {patience:?}"));
+        let mut conn = self.conn.take().ok_or_else(|| StatementError::dead("the connection was given up"))?;
+        let mut result = tokio::time::timeout(patience, conn.query_iter(sql)).await.map_err(|_| silent())??;
+        while let Some(row) = tokio::time::timeout(patience, result.next()).await.map_err(|_| silent())?? {
+            if !take(row) {
+                // What else would come is left with the connection.
+                return Ok(());
+            }
+        }
+        drop(result);
+        self.answered = Instant::now();
+        self.conn = Some(conn);
+        Ok(())
+    }
+
     /// Runs `LOAD DATA LOCAL INFILE`, serving `rows` from memory whatever file name the server asks for.
     pub async fn load(&mut self, sql: &str, rows: Bytes) -> Result<Done, StatementError> {
         // One stream element is one packet; between 64 and 256 KiB nothing changes in speed.

@@ -141,12 +141,12 @@ impl Broker {
 
 /// Keeps the last error's text, which says more than the code of a failed question.
 #[derive(Default)]
-struct Quiet {
+pub(super) struct Quiet {
     reason: Mutex<Option<String>>,
 }
 
 impl Quiet {
-    fn take_reason(&self) -> Option<String> {
+    pub(super) fn take_reason(&self) -> Option<String> {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -133,6 +133,23 @@ pub(super) fn consumer(options: &SourceOptions) -> Result<ClientConfig> {
     Ok(config)
 }
 
+/// The configuration of a client that reads a whole topic by itself: no member of any group, nothing is committed.
+pub(super) fn follower(options: &super::follow::FollowOptions) -> Result<ClientConfig> {
+    let mut config = connection(&options.brokers, &options.properties)?;
+    for (name, value) in DEFAULTS {
+        if !options.properties.contains_key(name) {
+            config.set(name, value);
+        }
+    }
+    for (name, value) in OWNED.iter().filter(|(name, _)| !["statistics.interval.ms", "debug"].contains(name)) {
+        config.set(*name, *value);
+    }
+    config.remove("group.instance.id").remove("group.protocol");
+    // The client asks for a group's name although it joins none.
+    config.set("group.id", &options.group).set("client.id", &options.client_id);
+    Ok(config)
+}
+
 /// Why a client can't be created, as far as that can be said without a property's value, which a KafkaError's own text may repeat.
 pub(super) fn not_accepted(error: KafkaError) -> Error {
     let what = match error {

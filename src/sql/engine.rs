@@ -249,23 +249,13 @@ impl Engine {
     }
 
     /// As [`set_lookup`](Self::set_lookup), with a table that was put together elsewhere and is known to differ.
-    pub fn put_lookup(&mut self, name: &str, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
+    pub fn put_lookup(&self, name: &str, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
         self.lookup(name)?.put(table)
     }
 
     /// Applies changes to a lookup, seen from the next batch on; see [`LookupTable::apply`].
-    pub fn change_lookup(
-        &mut self,
-        name: &str,
-        rows: &RecordBatch,
-        deleted: &[bool],
-    ) -> Result<usize, Vec<Diagnostic>> {
+    pub fn change_lookup(&mut self, name: &str, rows: RecordBatch, deleted: &[bool]) -> Result<usize, Vec<Diagnostic>> {
         self.lookup(name)?.change(rows, deleted)
-    }
-
-    /// The lookups as they are now, by name: for another engine that is to go on with them.
-    pub fn lookup_tables(&self) -> BTreeMap<String, Arc<LookupTable>> {
-        self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table())).collect()
     }
 
     /// Takes the rows that the lookups of `other` hold now; where the columns are others, its own stay.
@@ -275,6 +265,16 @@ impl Engine {
                 lookup.share(theirs);
             }
         }
+    }
+
+    /// What the planner's rules made of each model's joins with lookups: the model, and the verdict.
+    pub fn verdicts(&self) -> impl Iterator<Item = (&str, &super::Verdict)> {
+        self.steps.iter().flat_map(|step| step.verdicts.iter().map(|verdict| (step.name.as_str(), verdict)))
+    }
+
+    /// The lookups as they are now, by name: for another engine that is to go on with them.
+    pub fn lookup_tables(&self) -> BTreeMap<String, Arc<LookupTable>> {
+        self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table())).collect()
     }
 
     fn lookup(&self, name: &str) -> Result<&Lookup, Vec<Diagnostic>> {

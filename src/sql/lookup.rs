@@ -75,6 +75,11 @@ impl LookupTable {
         build(name, key, Some(path), file::read(name, path)?)
     }
 
+    /// A table without rows. Refused where a key column isn't there or has a type that can't be a key.
+    pub fn of(name: &str, key: &[String], schema: &SchemaRef) -> Result<Self, Vec<Diagnostic>> {
+        Self::from_batches(name, key, vec![RecordBatch::new_empty(Arc::clone(schema))])
+    }
+
     /// Takes over rows that were read elsewhere: at least one batch, all of the same columns.
     pub fn from_batches(name: &str, key: &[String], chunks: Vec<RecordBatch>) -> Result<Self, Vec<Diagnostic>> {
         build(name, key, None, Read { chunks, lines: None })
@@ -105,7 +110,7 @@ impl Lookup {
     }
 
     /// As [`LookupTable::apply`].
-    pub(super) fn change(&self, rows: &RecordBatch, deleted: &[bool]) -> Result<usize, Vec<Diagnostic>> {
+    pub(super) fn change(&self, rows: RecordBatch, deleted: &[bool]) -> Result<usize, Vec<Diagnostic>> {
         self.fits(&rows.schema())?;
         let changed = self.slot.change(|table| table.apply(rows, deleted));
         changed.map_err(|error| vec![Diagnostic::error("AI0302", format!("lookup {:?}: {error}", self.name))])
@@ -169,6 +174,7 @@ fn build(name: &str, key: &[String], file: Option<&Path>, read: Read) -> Result<
     let Some(schema) = chunks.first().map(RecordBatch::schema) else {
         return Err(vec![placed("AI0302", format!("the lookup {name:?} has no columns"))]);
     };
+    let chunks = chunks.into_iter().map(shrunk).collect::<Result<Vec<_>, _>>().map_err(broken)?;
     let faults = key_columns(name, key, &schema, &placed);
     if !faults.is_empty() {
         return Err(faults);
@@ -258,3 +264,6 @@ fn key_columns(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

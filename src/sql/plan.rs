@@ -25,6 +25,7 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::index_join::{IndexJoinRule, Verdict, Verdicts};
 use super::latest_rule::LatestRule;
 use super::locate;
 use super::lookup::slot::{LookupProvider, LookupSlot};
@@ -50,6 +51,8 @@ pub(super) struct Step {
     pub(super) logical: LogicalPlan,
     /// Never executed itself.
     pub(super) template: Arc<dyn ExecutionPlan>,
+    /// What rules made of its joins with lookups.
+    pub(super) verdicts: Vec<Verdict>,
     /// Where the rows of the current batch lie for others to read.
     pub(super) slot: Arc<Slot>,
     /// Rows of the current batch; `None` until it ran.
@@ -90,7 +93,7 @@ impl Step {
     }
 }
 
-async fn execute(
+pub(super) async fn execute(
     template: &Arc<dyn ExecutionPlan>,
     task: &Arc<TaskContext>,
     schema: &SchemaRef,
@@ -120,6 +123,11 @@ pub(super) struct Planned {
 
 /// A session whose settings suit plans that are made once and run often.
 pub(super) fn session() -> Result<SessionContext, DataFusionError> {
+    session_with(true)
+}
+
+/// As [`session`]; without index joins it plans as the planner does by itself.
+pub(super) fn session_with(index_joins: bool) -> Result<SessionContext, DataFusionError> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
     let options = config.options_mut();
     // Names mean what they say: `after.userId` stays as it is written.
@@ -135,11 +143,16 @@ pub(super) fn session() -> Result<SessionContext, DataFusionError> {
     // A runaway query fails instead of filling a disk.
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
     let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(disk).build_arc()?;
+    let verdicts = Arc::new(Verdicts::default());
+    let mut rules = rules();
+    if index_joins {
+        rules.insert(0, Arc::new(IndexJoinRule(Arc::clone(&verdicts))));
+    }
     let state = SessionStateBuilder::new()
-        .with_config(config)
+        .with_config(config.with_extension(verdicts))
         .with_runtime_env(runtime)
         .with_default_features()
-        .with_physical_optimizer_rules(rules())
+        .with_physical_optimizer_rules(rules)
         .build();
     Ok(SessionContext::new_with_state(state))
 }
@@ -223,7 +236,12 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
     if !doubles.is_empty() {
         return Err(doubles);
     }
+    let noted = state.config().get_extension::<Verdicts>();
+    if let Some(noted) = &noted {
+        noted.take();
+    }
     let template = state.create_physical_plan(&logical).await.map_err(|error| explain(&error))?;
+    let verdicts = noted.map(|noted| noted.take()).unwrap_or_default();
     let slot = Slot::new(&model.name, slot_schema(&template.schema()), ASSUMED_ROWS);
     // Some constants fail only when they are computed; every input is still empty.
     execute(&template, &session.task_ctx(), slot.schema())
@@ -236,6 +254,7 @@ async fn plan_model(session: &SessionContext, model: &Model, fields: &[String]) 
         reads: model.reads().map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect(),
         logical,
         template,
+        verdicts,
         slot,
         rows: None,
         took: Duration::ZERO,

@@ -15,7 +15,7 @@ pub(super) async fn run(args: &SchemaInferArgs) -> Result<Exit, Exit> {
     let source = load::events(&args.events)?;
     let known = newest(&pipeline.schemas)?;
     let records = source.read(&config, pipeline).await.map_err(|error| load::fail(&error))?;
-    let payloads = records.iter().filter_map(|record: &OwnedRecord| record.value.as_deref());
+    let payloads = records.records.iter().filter_map(|record: &OwnedRecord| record.value.as_deref());
     let inferred = infer(payloads, &pipeline.key, known.as_ref()).map_err(|error| load::fail(&error))?;
     tell(&inferred, known.as_ref());
     if inferred.added.is_empty() {

@@ -34,7 +34,7 @@ pub(in crate::sql) struct LookupSlot {
 }
 
 impl LookupSlot {
-    pub(super) fn new(name: &str, key: &[String], table: Arc<LookupTable>) -> Arc<Self> {
+    pub(in crate::sql) fn new(name: &str, key: &[String], table: Arc<LookupTable>) -> Arc<Self> {
         let (schema, assumed_rows) = (Arc::clone(table.schema()), table.num_rows());
         Arc::new(Self { name: name.to_owned(), schema, key: key.to_vec(), assumed_rows, table: Mutex::new(table) })
     }
@@ -56,7 +56,7 @@ impl LookupSlot {
         Arc::clone(&self.table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn put(&self, table: Arc<LookupTable>) {
+    pub(in crate::sql) fn put(&self, table: Arc<LookupTable>) {
         *self.table.lock().unwrap_or_else(PoisonError::into_inner) = table;
     }
 

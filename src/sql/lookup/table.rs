@@ -180,6 +180,12 @@ impl LookupTable {
         self.chunks.iter().map(Chunk::live_rows).sum()
     }
 
+    /// Bytes of the rows alone.
+    pub fn arrow_len(&self) -> usize {
+        let columns = self.chunks.iter().flat_map(|chunk| chunk.rows.columns());
+        columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or_default()).sum()
+    }
+
     /// Bytes of rows and index.
     pub fn byte_len(&self) -> usize {
         let rows: usize =
@@ -241,8 +247,9 @@ impl LookupTable {
 
     /// Applies changes in their order: a row replaces the one with its key, or deletes it where `deleted` says so. Yields how many
     /// keys came to another row, or to none. Columns are as they are here, keys without NULLs; rows with one are passed over.
-    pub fn apply(&mut self, rows: &RecordBatch, deleted: &[bool]) -> Result<usize, ArrowError> {
-        let rows = RecordBatch::try_new(Arc::clone(&self.schema), rows.columns().to_vec())?;
+    pub fn apply(&mut self, rows: RecordBatch, deleted: &[bool]) -> Result<usize, ArrowError> {
+        let (_, columns, _) = super::shrunk(rows)?.into_parts();
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let mut changed = 0;
         let mut from = 0;
         while from < rows.num_rows() {

@@ -1,0 +1,258 @@
+//! The operator: for each batch of its input, the row of the lookup that has the key, or none.
+//!
+//! It keeps no state between two runs and holds one version of the lookup per run. Rows come out in the order of the input.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{filter_record_batch, take};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
+};
+use futures::StreamExt;
+
+use crate::sql::lookup::LookupTable;
+use crate::sql::lookup::key::KeyColumn;
+use crate::sql::lookup::slot::LookupSlot;
+
+/// Where a column comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    Input(usize),
+    Lookup(usize),
+}
+
+/// What must hold of a pair besides the equal key.
+#[derive(Debug, Clone)]
+pub(super) struct Condition {
+    pub(super) expression: Arc<dyn PhysicalExpr>,
+    /// The columns that the expression sees, and where they are from.
+    pub(super) schema: SchemaRef,
+    pub(super) from: Vec<From>,
+}
+
+/// Which rows of the input come out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeps {
+    All,
+    Matched,
+    Unmatched,
+}
+
+/// See the module page.
+#[derive(Debug)]
+pub(super) struct IndexJoinExec {
+    input: Arc<dyn ExecutionPlan>,
+    join: Arc<Join>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+/// What is done to each batch.
+#[derive(Debug, Clone)]
+struct Join {
+    slot: Arc<LookupSlot>,
+    /// Expressions over the input, in the order of the lookup's key.
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    conditions: Vec<Condition>,
+    keeps: Keeps,
+    output: Vec<From>,
+    schema: SchemaRef,
+}
+
+impl IndexJoinExec {
+    pub(super) fn new(
+        input: Arc<dyn ExecutionPlan>,
+        slot: Arc<LookupSlot>,
+        keys: Vec<Arc<dyn PhysicalExpr>>,
+        conditions: Vec<Condition>,
+        keeps: Keeps,
+        output: Vec<From>,
+        schema: SchemaRef,
+    ) -> Self {
+        Self::over(input, Arc::new(Join { slot, keys, conditions, keeps, output, schema }))
+    }
+
+    fn over(input: Arc<dyn ExecutionPlan>, join: Arc<Join>) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&join.schema)),
+            Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
+            EmissionType::Incremental,
+            input.boundedness(),
+        );
+        Self { input, join, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() }
+    }
+}
+
+impl DisplayAs for IndexJoinExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Join { slot, keys, conditions, keeps, .. } = &*self.join;
+        let pairs: Vec<String> =
+            slot.key().iter().zip(keys).map(|(column, expression)| format!("{column} = {expression}")).collect();
+        write!(f, "IndexJoinExec: lookup={}, keeps={keeps:?}, on=[{}]", slot.name(), pairs.join(", "))?;
+        for condition in conditions {
+            write!(f, ", condition={}", condition.expression)?;
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for IndexJoinExec {
+    fn name(&self) -> &'static str {
+        "IndexJoinExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        let conditions = self.join.conditions.iter().map(|condition| &condition.expression);
+        for expression in self.join.keys.iter().chain(conditions) {
+            if f(expression)? == TreeNodeRecursion::Stop {
+                return Ok(TreeNodeRecursion::Stop);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match children.pop() {
+            Some(input) if children.is_empty() => Ok(Arc::new(Self::over(input, Arc::clone(&self.join)))),
+            _ => Err(DataFusionError::Internal("an index join has one input".to_owned())),
+        }
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let mode = datafusion::physical_plan::execution_plan::ChildrenPropertiesMode::Recompute;
+        self.replace_children(children, ReplaceChildrenOptions::new(mode))
+    }
+
+    /// Columns that nobody wants above aren't fetched.
+    fn try_swapping_with_projection(&self, projection: &ProjectionExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let wanted = projection.expr().iter().map(|wanted| {
+            let column = wanted.expr.downcast_ref::<Column>()?;
+            self.join.output.get(column.index()).copied()
+        });
+        let Some(output) = wanted.collect::<Option<Vec<From>>>() else { return Ok(None) };
+        let join = Join { output, schema: projection.schema(), ..(*self.join).clone() };
+        Ok(Some(Arc::new(Self::over(Arc::clone(&self.input), Arc::new(join)))))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let (join, table) = (Arc::clone(&self.join), self.join.slot.table());
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let input = self.input.execute(partition, context)?;
+        let joined = input.map(move |batch| {
+            let batch = batch?;
+            let _timer = metrics.elapsed_compute().timer();
+            let rows = join.batch(&table, &batch)?;
+            Ok(rows.record_output(&metrics))
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), joined)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+impl Join {
+    fn batch(&self, table: &LookupTable, input: &RecordBatch) -> Result<RecordBatch> {
+        let mut found = self.find(table, input)?;
+        for condition in &self.conditions {
+            condition.judge(table, input, &mut found)?;
+        }
+        let kept = match self.keeps {
+            Keeps::All => None,
+            Keeps::Matched => Some(found.iter().map(|row| Some(row.is_some())).collect::<BooleanArray>()),
+            Keeps::Unmatched => Some(found.iter().map(|row| Some(row.is_none())).collect::<BooleanArray>()),
+        };
+        match kept {
+            Some(kept) if kept.true_count() < kept.len() => {
+                let input = filter_record_batch(input, &kept)?;
+                let found: Vec<Option<u32>> =
+                    found.into_iter().zip(kept.values()).filter_map(|(row, kept)| kept.then_some(row)).collect();
+                self.columns(table, &input, &found)
+            }
+            _ => self.columns(table, input, &found),
+        }
+    }
+
+    /// The number of the lookup's row for each row of the input.
+    fn find(&self, table: &LookupTable, input: &RecordBatch) -> Result<Vec<Option<u32>>> {
+        let rows = input.num_rows();
+        let values = self.keys.iter().map(|key| key.evaluate(input)?.into_array(rows));
+        let values = values.collect::<Result<Vec<ArrayRef>>>()?;
+        let Some(keys) = KeyColumn::all(&values) else {
+            return Err(DataFusionError::Internal("an index join by a type that can't be a key".to_owned()));
+        };
+        Ok((0..rows).map(|row| table.find(&keys, row)).collect())
+    }
+
+    fn columns(&self, table: &LookupTable, input: &RecordBatch, found: &[Option<u32>]) -> Result<RecordBatch> {
+        let columns = self.output.iter().map(|from| match from {
+            From::Input(column) => Ok(Arc::clone(input.column(*column))),
+            From::Lookup(column) => table.take(*column, found),
+        });
+        let options = RecordBatchOptions::new().with_row_count(Some(input.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns.collect::<Result<_, _>>()?, &options)?)
+    }
+}
+
+impl Condition {
+    /// Lets go of pairs of which the condition doesn't hold; it is evaluated for pairs only.
+    fn judge(&self, table: &LookupTable, input: &RecordBatch, found: &mut [Option<u32>]) -> Result<()> {
+        let pairs: Vec<u32> = (0..).zip(found.iter()).filter_map(|(row, found)| found.map(|_| row)).collect();
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<Option<u32>> = found.iter().filter(|row| row.is_some()).copied().collect();
+        let places = UInt32Array::from(pairs);
+        let columns = self.from.iter().map(|from| match from {
+            From::Input(column) => take(input.column(*column), &places, None),
+            From::Lookup(column) => table.take(*column, &rows),
+        });
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        let holds = self.expression.evaluate(&batch)?.into_array(rows.len())?;
+        let holds = holds
+            .as_boolean_opt()
+            .ok_or_else(|| DataFusionError::Internal("a join's condition is no boolean".to_owned()))?;
+        for (at, row) in places.values().iter().enumerate() {
+            if !(holds.is_valid(at) && holds.value(at))
+                && let Some(found) = found.get_mut(*row as usize)
+            {
+                *found = None;
+            }
+        }
+        Ok(())
+    }
+}
