@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afterimage::demo::server::{PrivateServer, Program};
+use afterimage::generation::{Generation, Marks};
 use afterimage::position::Version;
+use afterimage::sink::generations::{Grounds, Registered};
 use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
 use afterimage::sink::session::{Address, Connector};
 use afterimage::sink::{Outcome, Sink, Work, migrate};
@@ -177,10 +179,20 @@ async fn compare(program: &Program) {
     let mut session = connector.connect().await.unwrap();
     let statements = migrate::plan(&mut session, &[target()]).await.unwrap();
     migrate::run(&mut session, &statements).await.unwrap();
-    let owner = Owner { pipeline: "bench".into(), topic: "bench".into(), token: [7; 16], name: "bench".into() };
+    let mut owner = Owner {
+        pipeline: "bench".into(),
+        topic: "bench".into(),
+        token: [7; 16],
+        name: "bench".into(),
+        generation: Generation::default(),
+    };
+    let registered = owner.register(&mut session, &Marks::default(), Grounds::Start).await.unwrap();
+    let Registered::New(generation) = registered else { panic!("{registered:?}") };
+    owner.generation = generation;
     let mut stored = owner.create(&mut session, 0, 0, &TopicIdentity::default()).await.unwrap();
     let mut sink = Sink::new(connector, owner, vec!["user_id".to_owned()]);
-    sink.inspect("enriched_user").await.unwrap().unwrap();
+    let found = sink.look(&target()).await.unwrap().unwrap();
+    sink.use_target(found.target);
 
     let mut reference = Conn::from_url(server.url("bench")).await.unwrap();
     for statement in [
@@ -247,7 +259,16 @@ async fn apply(sink: &mut Sink, latest: &RecordBatch, at: &mut Stored) {
         ..SumChanges::default()
     };
     let (epoch, last, from) = (at.epoch, at.transaction, at.next_offset);
-    let advance = Advance { partition: 0, epoch, last, from, to: from + count, high_water_ns: None, sums };
+    let advance = Advance {
+        partition: 0,
+        epoch,
+        last,
+        from,
+        to: from + count,
+        high_water_ns: None,
+        sums,
+        generation: sink.owner().generation,
+    };
     let work = Work {
         id: rand::rng().random(),
         advances: vec![advance],

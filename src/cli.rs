@@ -16,6 +16,7 @@ pub mod diff;
 mod exit;
 pub mod explain;
 pub mod generate;
+pub mod generations;
 mod load;
 pub mod migrate;
 pub mod preview;
@@ -50,6 +51,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Show positions, sums and quarantine of each pipeline, as MySQL has them.
     Status(StatusArgs),
+    /// List the versions of models, schema and settings that have been in use; go back to one on purpose.
+    Generations(GenerationsArgs),
     /// Look at refused and held events, and decide about them.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
@@ -252,6 +255,35 @@ pub struct StatusArgs {
     pub config: ConfigArg,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct GenerationsArgs {
+    #[command(subcommand)]
+    pub command: Option<GenerationsCommand>,
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Generations of this pipeline only.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GenerationsCommand {
+    /// Make the files here the newest generation, also where they were in use before.
+    Adopt(GenerationsAdoptArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct GenerationsAdoptArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// May be left out where there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub pipeline: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -535,6 +567,7 @@ pub async fn dispatch(cli: &Cli) -> Exit {
         Command::Explain(args) => explain::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Generations(args) => generations::run(args).await,
         Command::Quarantine(command) => quarantine::run(command).await,
         Command::Schema(command) => schema::run(command).await,
         Command::Generate(args) => generate::run(args).await,
@@ -574,6 +607,9 @@ mod tests {
             "afterimage explain --events - --runs 3 --format dot",
             "afterimage migrate --dry-run",
             "afterimage status --format json",
+            "afterimage generations",
+            "afterimage generations --pipeline users --format json",
+            "afterimage generations adopt -c a.toml --pipeline users",
             "afterimage quarantine list --state held --limit 5",
             "afterimage quarantine show --partition 0 --offset 7",
             "afterimage quarantine retry --key 123",

@@ -21,6 +21,8 @@ pub enum Kind {
     CommitUnknown,
     /// Another instance owns the partition: drop what was read of it.
     Fenced,
+    /// The database knows another generation of this pipeline's definition as the newest: nothing is written until ours is it.
+    Outdated,
     /// MySQL refuses a row, not the transaction: find the row and quarantine it.
     RowRefused,
     /// MySQL refuses statements for a reason an operator can mend without a restart: privileges, a missing table or column.

@@ -15,7 +15,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use self::door::Door;
-use crate::pipeline::health::{Health, Snapshot, State as PipelineState};
+use crate::pipeline::health::{FileState, Health, Snapshot, State as PipelineState};
 
 mod door;
 
@@ -97,7 +97,7 @@ fn snapshots(health: &[Health]) -> Vec<Snapshot> {
 /// Name, type, meaning, value: everything `/metrics` shows.
 type Figure = (&'static str, &'static str, &'static str, fn(&Snapshot) -> Option<f64>);
 
-const FIGURES: [Figure; 14] = [
+const FIGURES: [Figure; 16] = [
     ("afterimage_up", "gauge", "1 while the pipeline is running", |s| {
         Some(f64::from(s.state == PipelineState::Running))
     }),
@@ -123,6 +123,10 @@ const FIGURES: [Figure; 14] = [
     ("afterimage_lag_records", "gauge", "records between positions and ends", |s| s.lag_records.map(|lag| lag as f64)),
     ("afterimage_freshness_seconds", "gauge", "age of the newest applied event", |s| {
         s.freshness_ms.map(|ms| ms as f64 / 1e3)
+    }),
+    ("afterimage_generation", "gauge", "generation of the definition that runs", |s| Some(s.generation as f64)),
+    ("afterimage_reload_refused", "gauge", "1 while the files on disk are not what runs", |s| {
+        Some(f64::from(s.reload.state != FileState::Current))
     }),
 ];
 

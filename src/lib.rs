@@ -27,6 +27,7 @@ pub mod diagnostic;
 pub mod error;
 pub mod failpoint;
 pub mod generate;
+pub mod generation;
 pub mod hold;
 pub mod http;
 mod json;

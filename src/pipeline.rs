@@ -2,7 +2,7 @@
 //!
 //! One [`Pipeline`] keeps one table equal to one topic. It is the only file that knows all four stations; everything irregular is
 //! one word that leads elsewhere: [`adopt`] positions partitions, [`commit`] repeats a transaction until its fate is known,
-//! [`rerun`] takes records out of quarantine, [`target`] follows alterations of the table, [`upkeep`] does what is due by the clock,
+//! [`rerun`] takes records out of quarantine, [`target`] follows alterations of the table, [`reload`] takes up changed files, [`upkeep`] does what is due by the clock,
 //! [`protocol`] says what follows each outcome of a transaction and [`policy`] how soon.
 //!
 //! Starting, recovering and rebalancing are the same act: forget, read the positions from MySQL, begin there. All that is kept in
@@ -14,6 +14,7 @@ mod commit;
 pub mod health;
 pub mod policy;
 pub mod protocol;
+pub mod reload;
 mod rerun;
 mod target;
 mod unread;
@@ -30,12 +31,14 @@ use self::breaker::Breaker;
 pub use self::breaker::BreakerLimits;
 use self::commit::Applied;
 use self::health::{Health, State};
+use self::reload::Reload;
 use self::unread::Unread;
 use self::upkeep::Upkeep;
 pub use self::upkeep::{Lookup, Lookups, Origin};
 use crate::decode::{DecodeRefusal, Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
+use crate::generation::Marks;
 use crate::hold::{HoldSet, Pending, PendingState};
 use crate::position::{OffsetRange, Partition, Position};
 use crate::record::RawBatch;
@@ -69,6 +72,8 @@ pub struct Stations {
     pub engine: Engine,
     pub sink: Sink,
     pub lookups: Lookups,
+    /// Of the definition that decoder and engine were made from.
+    pub marks: Marks,
 }
 
 /// A partition that is ours, as far as memory knows.
@@ -104,10 +109,17 @@ pub struct Pipeline {
     breaker: Breaker,
     upkeep: Upkeep,
     unread: Unread,
+    reload: Reload,
 }
 
 impl Pipeline {
-    pub fn new(settings: Settings, stations: Stations, health: Health, stop: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        settings: Settings,
+        stations: Stations,
+        health: Health,
+        stop: watch::Receiver<bool>,
+        reload: Reload,
+    ) -> Self {
         let breaker = Breaker::new(settings.breaker);
         let upkeep = Upkeep::new(settings.metrics_interval);
         Self {
@@ -121,20 +133,23 @@ impl Pipeline {
             breaker,
             upkeep,
             unread: Unread::default(),
+            reload,
         }
     }
 
-    /// Runs until asked to stop, until caught up (if that was asked for), or until an error that only an operator can mend.
-    pub async fn run(mut self) -> Result<Ended> {
+    /// Runs until asked to stop, until caught up (if that was asked for), until outdated, or until an error that only an operator can
+    /// mend. Gives the line to the watcher of its files back.
+    pub async fn run(mut self) -> (Result<Ended>, Reload) {
         let ended = self.road().await;
         match &ended {
             Ok(_) => self.health.enter(State::Stopped, ""),
+            Err(error) if error.kind == Kind::Outdated => self.health.enter(State::Waiting, &error.to_string()),
             Err(error) => self.health.enter(State::Halted, &error.to_string()),
         }
         self.write_summary().await;
         let left = self.stations.source.close(Duration::from_secs(3)).await;
         tracing::info!(pipeline = self.settings.name, left_group = left, "pipeline ended");
-        ended
+        (ended, self.reload)
     }
 
     async fn road(&mut self) -> Result<Ended> {
@@ -145,16 +160,23 @@ impl Pipeline {
             if self.stopping() {
                 return Ok(Ended::Stopped);
             }
+            if self.reload.outdated && !self.catch_up().await? {
+                return Ok(Ended::Stopped);
+            }
             if self.settings.until_caught_up && self.caught_up().await? {
                 return Ok(Ended::CaughtUp);
             }
-            let due = self.upkeep.next_due().min(self.adoption.due());
+            let due = self.upkeep.next_due().min(self.adoption.due()).min(self.reload.due());
             let polled = tokio::select! {
                 // A request to stop comes before more work, and that before the clock, which has its turn after every batch anyway.
                 biased;
                 _ = self.stop.changed() => continue,
                 // Before the clock: whatever is due is done below in any case, and nothing that is due can starve the source.
                 polled = self.stations.source.next(&self.settings.limits) => Some(polled),
+                seen = self.reload.news() => {
+                    self.note_files(seen);
+                    None
+                }
                 () = tokio::time::sleep_until(due.into()) => None,
             };
             match polled {
@@ -166,6 +188,7 @@ impl Pipeline {
                 Some(Polled::Recovered) => self.health.enter(State::Running, ""),
                 Some(Polled::AtEnd(_)) | None => {}
             }
+            self.reload_due().await?;
             self.adopt_due().await?;
             self.upkeep_due().await?;
         }
@@ -201,6 +224,13 @@ impl Pipeline {
                 }
                 Applied::Refused(refusals) => forced.extend(refusals),
                 Applied::Altered => {}
+                Applied::Outdated => {
+                    if !self.catch_up().await? {
+                        return Ok(());
+                    }
+                    // What MySQL refused of the older models' rows.
+                    forced.clear();
+                }
                 Applied::Lost(partitions) => {
                     raw.chunks.retain(|chunk| !partitions.contains(&chunk.partition));
                     forced.retain(|refusal| !partitions.contains(&refusal.position.partition));
@@ -318,6 +348,7 @@ impl Pipeline {
                     to: chunk.to,
                     high_water_ns: sums.and_then(|sums| sums.high_water_ns),
                     sums: sums.map(sum_changes).unwrap_or_default(),
+                    generation: self.stations.sink.owner().generation,
                 })
             })
             .collect()

@@ -9,14 +9,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch as signal};
 
+use self::standby::Standby;
 use crate::config::{self, Config};
 use crate::decode::{DecodeOptions, Decoder, TimestampUnit, events_schema};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
-use crate::pipeline::health::Health;
+use crate::generation::{Fingerprint, Generation};
+use crate::pipeline::health::{Health, State};
+use crate::pipeline::reload::{Definition, Reload};
 use crate::pipeline::{BreakerLimits, Ended, Lookup, Lookups, Origin, Pipeline, Settings, Stations};
 use crate::schema::{SourceSchema, compat};
 use crate::sink::positions::Owner;
@@ -25,16 +28,40 @@ use crate::sink::{self, Sink};
 use crate::source::{BatchLimits, Broker, Source, SourceOptions};
 use crate::sql::{Engine, LookupFrom, LookupSpec, ModelSpec, VersionBy};
 
+mod definition;
+mod standby;
+mod watch;
+
+pub use self::watch::define_anew as define;
+
 /// How one pipeline ended.
 pub type Outcome = (String, Result<Ended>);
 
+/// What tells the definition of a pipeline, as its files are now, from all others.
+pub fn fingerprint(pipeline: &config::Pipeline) -> Fingerprint {
+    definition::marks(pipeline).whole
+}
+
+/// This process as an owner of a pipeline's partitions; of no generation yet.
+pub fn owner(pipeline: &config::Pipeline) -> Owner {
+    Owner {
+        pipeline: pipeline.name.clone(),
+        topic: pipeline.topic.clone(),
+        token: rand::RngExt::random(&mut rand::rng()),
+        name: instance_name(),
+        generation: Generation::default(),
+    }
+}
+
 /// All pipelines of a config, running.
 pub struct Service {
-    stop: watch::Sender<bool>,
+    stop: signal::Sender<bool>,
     ended: mpsc::UnboundedReceiver<Outcome>,
     running: usize,
     grace: Duration,
     pub health: Vec<Health>,
+    /// Each asks one pipeline to look at its files.
+    looks: Vec<Arc<Notify>>,
 }
 
 /// Loads schema and models of one pipeline and plans them; `tables` are lookups that were read elsewhere, also such as have a file.
@@ -154,7 +181,7 @@ pub async fn read_tables(
 impl Service {
     /// Prepares all pipelines and starts them. Every fault of every pipeline at once; warnings are logged.
     pub async fn start(config: &Config, until_caught_up: bool) -> std::result::Result<Self, Vec<Diagnostic>> {
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = signal::channel(false);
         let (report, ended) = mpsc::unbounded_channel();
         let mut faults = Vec::new();
         for pipeline in config.pipelines.values().filter(|pipeline| !needs_tables(pipeline)) {
@@ -166,11 +193,13 @@ impl Service {
         if has_errors(&faults) {
             return Err(faults);
         }
-        let mut health = Vec::new();
+        let (mut health, mut looks) = (Vec::new(), Vec::new());
         for pipeline in config.pipelines.values() {
             let own = Health::new(&pipeline.name);
             health.push(own.clone());
-            let plan = Plan { config: config.clone(), pipeline: pipeline.clone(), until_caught_up };
+            let look = Arc::new(Notify::new());
+            looks.push(Arc::clone(&look));
+            let plan = Plan { config: config.clone(), pipeline: pipeline.clone(), until_caught_up, look };
             let (stopped, report) = (stopped.clone(), report.clone());
             let name = pipeline.name.clone();
             let spawned = std::thread::Builder::new().name(format!("pipeline-{name}")).spawn(move || {
@@ -183,7 +212,7 @@ impl Service {
             }
         }
         let grace = config.pipelines.values().map(|pipeline| pipeline.shutdown_timeout).max().unwrap_or_default();
-        Ok(Self { stop, ended, running: config.pipelines.len(), grace, health })
+        Ok(Self { stop, ended, running: config.pipelines.len(), grace, health, looks })
     }
 
     /// The next pipeline to end; `None` when all have.
@@ -194,6 +223,11 @@ impl Service {
         let outcome = self.ended.recv().await;
         self.running -= 1;
         outcome
+    }
+
+    /// Has all pipelines look at their files now.
+    pub fn look(&self) {
+        self.looks.iter().for_each(|look| look.notify_one());
     }
 
     /// Asks all pipelines to stop, and says how long they may take.
@@ -222,7 +256,7 @@ fn caught(health: &Health, work: impl FnOnce() -> Result<Ended>) -> Result<Ended
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         let error =
             Error::new(Kind::Bug, "a panic in the pipeline; the log has its place").remedy("restart, and report it");
-        health.enter(crate::pipeline::health::State::Halted, &error.to_string());
+        health.enter(State::Halted, &error.to_string());
         Err(error)
     })
 }
@@ -232,10 +266,11 @@ struct Plan {
     config: Config,
     pipeline: config::Pipeline,
     until_caught_up: bool,
+    look: Arc<Notify>,
 }
 
 /// One pipeline, one thread, one runtime: its models may keep the thread busy without holding up anybody else.
-fn on_own_runtime(plan: Plan, health: Health, stop: watch::Receiver<bool>) -> Result<Ended> {
+fn on_own_runtime(plan: Plan, health: Health, stop: signal::Receiver<bool>) -> Result<Ended> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Kind::Bug, "no runtime for a pipeline").source(error))?;
     let grace = plan.pipeline.shutdown_timeout;
@@ -255,36 +290,91 @@ fn on_own_runtime(plan: Plan, health: Health, stop: watch::Receiver<bool>) -> Re
         }
     });
     if let Err(error) = &outcome {
-        health.enter(crate::pipeline::health::State::Halted, &error.to_string());
+        health.enter(State::Halted, &error.to_string());
     }
     runtime.shutdown_background();
     outcome
 }
 
-async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<bool>) -> Result<Ended> {
-    let Plan { config, pipeline, until_caught_up } = plan;
-    let connector = connector(&config);
+async fn assemble_and_run(plan: Plan, health: Health, mut stop: signal::Receiver<bool>) -> Result<Ended> {
+    let Plan { config, pipeline, until_caught_up, look } = plan;
+    // Before the files are read: what changes from here on is a change.
+    let judged = definition::judged(&pipeline);
+    let Some(first) = first_definition(&config, &pipeline, &health, &mut stop).await? else {
+        return Ok(Ended::Stopped);
+    };
+    let mut definition = Some(first);
+    let mut reload = match until_caught_up {
+        true => Reload::never(),
+        false => watch::start(&config, &pipeline, judged, look)?,
+    };
+    loop {
+        if !until_caught_up {
+            let mut standby = Standby { config: &config, pipeline: &pipeline, health: &health, stop: &mut stop };
+            definition = standby.turn(definition, &mut reload).await;
+        }
+        let Some(current) = definition.take() else { return Ok(Ended::Stopped) };
+        // Each run of the pipeline is another owner.
+        let stations = stations(&config, &pipeline, owner(&pipeline), current)?;
+        let settings = settings(&pipeline, until_caught_up);
+        let (ended, line) = Pipeline::new(settings, stations, health.clone(), stop.clone(), reload).run().await;
+        match ended {
+            Err(error) if error.kind == Kind::Outdated && !until_caught_up => reload = line,
+            ended => return ended,
+        }
+        definition = reload.take_ready();
+    }
+}
+
+/// What the files say at the start. Lookups in MySQL are waited for; `None`: asked to stop meanwhile.
+async fn first_definition(
+    config: &Config,
+    pipeline: &config::Pipeline,
+    health: &Health,
+    stop: &mut signal::Receiver<bool>,
+) -> Result<Option<Definition>> {
     let tables = loop {
-        match read_tables(&pipeline, &connector).await {
+        match read_tables(pipeline, &connector(config)).await {
             Ok(tables) => break tables,
-            Err(error) => health.enter(crate::pipeline::health::State::Waiting, &error.to_string()),
+            Err(error) => health.enter(State::Waiting, &error.to_string()),
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
-            _ = stop.changed() => return Ok(Ended::Stopped),
+            _ = stop.changed() => return Ok(None),
         }
     };
-    let prepared = prepare(&pipeline, &tables).await;
-    let (schema, engine, _) = prepared.map_err(|faults| {
+    let definition = watch::define(pipeline, &tables).await.map_err(|faults| {
         let first = faults.first().map(|fault| format!("[{}] {}", fault.code, fault.message)).unwrap_or_default();
         Error::new(Kind::Config, first).remedy("run `afterimage check` for all faults with their places")
     })?;
-    let owner = Owner {
-        pipeline: pipeline.name.clone(),
-        topic: pipeline.topic.clone(),
-        token: rand::RngExt::random(&mut rand::rng()),
-        name: instance_name(),
-    };
+    Ok(Some(definition))
+}
+
+fn settings(pipeline: &config::Pipeline, until_caught_up: bool) -> Settings {
+    Settings {
+        name: pipeline.name.clone(),
+        topic: Arc::from(pipeline.topic.as_str()),
+        table: pipeline.table.clone(),
+        limits: BatchLimits {
+            max_events: pipeline.batch.max_events,
+            max_bytes: pipeline.batch.max_bytes,
+            max_wait: pipeline.batch.max_wait,
+        },
+        stop_on_refusal: pipeline.on_error == config::OnError::Stop,
+        breaker: BreakerLimits {
+            max_share: pipeline.max_refused.share,
+            window: pipeline.max_refused.window,
+            min_records: pipeline.max_refused.min_events,
+        },
+        tombstone_retention: pipeline.tombstone_retention,
+        metrics_interval: pipeline.metrics_interval,
+        until_caught_up,
+    }
+}
+
+/// The stations of one pipeline; from here on it is a member of its group.
+fn stations(config: &Config, pipeline: &config::Pipeline, owner: Owner, definition: Definition) -> Result<Stations> {
+    let connector = connector(config);
     let properties: BTreeMap<String, String> = config.kafka.properties.expose().clone();
     let broker = Broker::new(&config.kafka.brokers, &properties, Duration::from_secs(10))?;
     let source = Source::start(SourceOptions {
@@ -304,34 +394,15 @@ async fn assemble_and_run(plan: Plan, health: Health, mut stop: watch::Receiver<
             config::LookupFrom::MySql { query, refresh } => Origin::MySql { query: query.clone(), refresh: *refresh },
         },
     });
-    let settings = Settings {
-        name: pipeline.name.clone(),
-        topic: Arc::from(pipeline.topic.as_str()),
-        table: pipeline.table.clone(),
-        limits: BatchLimits {
-            max_events: pipeline.batch.max_events,
-            max_bytes: pipeline.batch.max_bytes,
-            max_wait: pipeline.batch.max_wait,
-        },
-        stop_on_refusal: pipeline.on_error == config::OnError::Stop,
-        breaker: BreakerLimits {
-            max_share: pipeline.max_refused.share,
-            window: pipeline.max_refused.window,
-            min_records: pipeline.max_refused.min_events,
-        },
-        tombstone_retention: pipeline.tombstone_retention,
-        metrics_interval: pipeline.metrics_interval,
-        until_caught_up,
-    };
-    let stations = Stations {
+    Ok(Stations {
         source,
         broker,
-        decoder: decoder(&pipeline, &schema),
-        engine,
+        decoder: definition.decoder,
+        engine: definition.engine,
+        marks: definition.marks,
         lookups: Lookups::new(connector.clone(), lookups.collect()),
         sink: Sink::new(connector, owner, pipeline.key.clone()),
-    };
-    Pipeline::new(settings, stations, health, stop).run().await
+    })
 }
 
 /// Host and process, for people who look at the positions table.
@@ -343,7 +414,6 @@ fn instance_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::health::State;
 
     // Proves: P5, R60
     #[test]

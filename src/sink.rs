@@ -11,6 +11,7 @@
 
 mod encode;
 pub mod evolve;
+pub mod generations;
 pub mod inspect;
 pub mod lookup;
 mod merge;
@@ -30,6 +31,7 @@ mod tombstones;
 
 use arrow::array::{AsArray, RecordBatch};
 
+use self::inspect::Inspected;
 use self::merge::Merge;
 pub use self::merge::Superseded;
 use self::positions::{Advance, Found, Owner, Token};
@@ -41,6 +43,7 @@ use self::stage::{Filled, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
+use crate::generation::Generation;
 use crate::position::{Partition, Version};
 use crate::target::Target;
 use crate::work::OutOfOrder;
@@ -101,20 +104,15 @@ impl Sink {
         &self.owner
     }
 
-    /// The target as the server describes it; its faults where it can't be used. Goes on with it.
-    pub async fn inspect(&mut self, table: &str) -> Result<std::result::Result<Target, Vec<Diagnostic>>> {
-        let key = self.key.clone();
-        let found = inspect::target(self.session().await?, table, &key, None).await?;
-        if let Ok(target) = &found {
-            self.use_target(target.clone());
-        }
-        Ok(found)
+    /// Writes as `generation` from now on.
+    pub fn use_generation(&mut self, generation: Generation) {
+        self.owner.generation = generation;
     }
 
-    /// The same of a target that is in use, without going on with it: columns that came since and need no value are left out.
-    pub async fn look_again(&mut self, table: &str) -> Result<std::result::Result<Target, Vec<Diagnostic>>> {
-        let (key, known) = (self.key.clone(), self.target().cloned());
-        inspect::target(self.session().await?, table, &key, known.as_ref()).await
+    /// The target as the server describes it, or its faults, for models that yield the columns of `wanted`. Doesn't go on with it.
+    pub async fn look(&mut self, wanted: &Target) -> Result<std::result::Result<Inspected, Vec<Diagnostic>>> {
+        let key = self.key.clone();
+        inspect::target(self.session().await?, &wanted.table, &key, Some(wanted)).await
     }
 
     /// Writes to `target` from now on.

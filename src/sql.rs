@@ -25,7 +25,6 @@ mod keys;
 mod latest_rule;
 mod locate;
 mod lookup;
-mod lookup_file;
 mod models;
 mod nested;
 mod output;
@@ -39,6 +38,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
@@ -48,6 +48,7 @@ use crate::work::Refusal;
 
 pub use engine::{Engine, Examined};
 pub use keys::row_keys;
+pub use lookup::LookupTable;
 pub use models::{Model, Models};
 
 /// Which order decides between two events of a key.
@@ -90,6 +91,8 @@ pub enum LookupFrom {
     File(PathBuf),
     /// Rows that were read elsewhere, e.g. by a query on MySQL.
     Table(RecordBatch),
+    /// A table that is loaded already.
+    Loaded(Arc<LookupTable>),
 }
 
 /// One batch and what is known about its records.

@@ -18,7 +18,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use self::broken::Broken;
 use self::model::{Protocol, Sight};
-use self::properties::{FENCED, FOLLOWS, HEALS, KNOWING, ONCE, STICKY};
+use self::properties::{FENCED, FOLLOWS, HEALS, KNOWING, NEWEST, ONCE, STICKY};
 
 /// Checks a world to its end; all of `sights` must have been met on the way.
 fn assert_holds(name: &str, world: Protocol, sights: &[Sight]) {
@@ -124,6 +124,32 @@ fn how_records_are_cut_into_batches_is_all_the_same() {
     assert_holds("batches", world, &[Sight::Drained, Sight::LargeBatch, Sight::FencedInDoubt]);
 }
 
+/// Two instances, one partition; two new definitions come into use, by either.
+fn rollout() -> Protocol {
+    Protocol { definitions: 2, faults: 1, ..one_partition() }
+}
+
+// Proves: P2, P3, R57
+#[test]
+fn no_older_definition_writes_after_a_newer_one_is_registered_whatever_fails_meanwhile() {
+    let sights = [
+        Sight::Drained,
+        Sight::OutdatedAtSwap,
+        Sight::OutdatedInDoubt,
+        Sight::OutdatedAcquiring,
+        Sight::RegisteredAlone,
+        Sight::RegisteringWaitedForLock,
+        Sight::CaughtUp,
+    ];
+    assert_holds("rollout", rollout(), &sights);
+    let first_rows = Protocol { rows_exist: false, records: 1, refusals: false, definitions: 1, ..rollout() };
+    assert_holds("rollout, first row", first_rows, &[Sight::Drained, Sight::OutdatedFirstRow]);
+    let two = Protocol { definitions: 1, faults: 0, ..two_partitions() };
+    assert_holds("rollout, two partitions", two, &[Sight::Drained, Sight::OutdatedAtSwap, Sight::CaughtUp]);
+    let healing = Protocol { definitions: 1, check_healing: true, records: 1, ..rollout() };
+    assert_holds("rollout, healing", healing, &[Sight::Drained, Sight::CaughtUp]);
+}
+
 // Proves: P3, R17, R58
 #[test]
 fn from_every_state_everything_is_applied_once_faults_end() {
@@ -144,6 +170,9 @@ fn each_broken_protocol_is_found_out() {
         (Broken::SwapWithoutToken, set_back(), FENCED),
         // The engine as it was before this model.
         (Broken::SwapWithoutTransaction, set_back(), KNOWING),
+        (Broken::SwapWithoutGeneration, rollout(), NEWEST),
+        (Broken::RegistrationDoesNotWait, rollout(), NEWEST),
+        (Broken::FirstRowOfAnyGeneration, Protocol { rows_exist: false, refusals: false, ..rollout() }, NEWEST),
         (Broken::HoldsReadLater, set_back(), ONCE),
         (Broken::MarksReadWithoutLocks, set_back(), ONCE),
         (Broken::NeverLooks, healing.clone(), HEALS),

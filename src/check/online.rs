@@ -56,10 +56,11 @@ async fn broker_faults(config: &Config, pipeline: &Pipeline) -> Vec<Diagnostic> 
 }
 
 async fn target_faults(pipeline: &Pipeline, connector: &Connector, engine: &mut Engine) -> Vec<Diagnostic> {
+    let wanted = engine.derive_target(&pipeline.table);
     let looked = async {
         let mut session = connector.connect().await?;
         let missing = inspect::unmigrated(&mut session).await?;
-        let target = inspect::target(&mut session, &pipeline.table, &pipeline.key, None).await?;
+        let target = inspect::target(&mut session, &pipeline.table, &pipeline.key, Some(&wanted)).await?;
         Ok((missing, target))
     };
     let (missing, target) = match looked.await {
@@ -72,7 +73,13 @@ async fn target_faults(pipeline: &Pipeline, connector: &Connector, engine: &mut 
         faults.push(Diagnostic::error("AI0404", what).help("run `afterimage migrate`"));
     }
     match target {
-        Ok(target) => faults.extend(engine.set_target(target).err().unwrap_or_default()),
+        Ok(found) => {
+            faults.extend(found.spare.iter().map(|column| {
+                let what = format!("latest doesn't yield the column {column} of the table {}", pipeline.table);
+                Diagnostic::warning("AI0431", what).help("it is left to its default; add it to the SELECT to fill it")
+            }));
+            faults.extend(engine.set_target(found.target).err().unwrap_or_default());
+        }
         Err(more) => faults.extend(more),
     }
     faults

@@ -39,6 +39,7 @@ impl Exit {
             | Kind::SinkContention
             | Kind::CommitUnknown
             | Kind::Fenced
+            | Kind::Outdated
             | Kind::RowRefused
             | Kind::SinkConfig
             | Kind::PositionLost

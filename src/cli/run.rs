@@ -33,17 +33,22 @@ pub async fn run(args: &RunArgs) -> Exit {
     attend(&mut service, &mut signals).await
 }
 
-/// Requests to stop.
+/// Requests to stop, and to look at the files.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> Result<Self> {
         let listen =
             |kind| signal(kind).map_err(|error| Error::new(Kind::Bug, "cannot listen for signals").source(error));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
 }
 
@@ -56,6 +61,11 @@ async fn attend(service: &mut Service, signals: &mut Signals) -> Exit {
             ended = service.next_ended() => {
                 let Some((pipeline, outcome)) = ended else { return worst };
                 worst = worse(worst, &pipeline, outcome);
+                continue;
+            }
+            _ = signals.hangup.recv() => {
+                tracing::info!("SIGHUP: looking at the files of all pipelines");
+                service.look();
                 continue;
             }
             _ = signals.terminate.recv() => "SIGTERM",

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{Exit, Format, StatusArgs, load};
 use crate::config::Config;
 use crate::error::Result;
+use crate::sink::generations;
 use crate::sink::session::Session;
 use crate::sink::status::{self, PartitionStatus};
 
@@ -66,11 +67,16 @@ async fn stored(config: &Config, session: &mut Session) -> Result<Value> {
             .into_iter()
             .map(|(state, count)| (state, count.into()))
             .collect();
+        let newest = generations::list(session, name).await?.into_iter().next().map(|entry| entry.generation);
         let last = status::last_summary(session, name).await?.map(|(at, lag_records, freshness_ms)| {
             json!({ "at": at, "lag_records": lag_records, "freshness_ms": freshness_ms })
         });
-        pipelines
-            .insert(name.clone(), json!({ "partitions": partitions, "quarantine": quarantine, "last_summary": last }));
+        pipelines.insert(
+            name.clone(),
+            json!({
+                "generation": newest, "partitions": partitions, "quarantine": quarantine, "last_summary": last
+            }),
+        );
     }
     Ok(Value::Object(pipelines))
 }
@@ -89,15 +95,44 @@ fn show_instance(instance: Option<&Value>, config: &Config) {
             text(pipeline, "since"),
             text(pipeline, "reason")
         );
+        show_files(pipeline);
         for (partition, reason) in pipeline.get("halted").and_then(Value::as_object).into_iter().flatten() {
             println!("  partition {partition} halted: {}", reason.as_str().unwrap_or_default());
         }
     }
 }
 
+/// Which definition an instance runs, and why the files there aren't it.
+fn show_files(pipeline: &Value) {
+    let at = |value: &Value, path: &str| value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (print, state) = (at(pipeline, "/fingerprint"), at(pipeline, "/reload/state"));
+    let generation = pipeline.get("generation").and_then(Value::as_i64).unwrap_or(0);
+    println!(
+        "  generation {generation} ({}); the files are {} since {}",
+        print.get(..12).unwrap_or("not registered"),
+        if state == "current" { "what runs".to_owned() } else { state },
+        at(pipeline, "/reload/since"),
+    );
+    for fault in pipeline.pointer("/reload/faults").and_then(Value::as_array).into_iter().flatten() {
+        let place = match (at(fault, "/file"), fault.get("line").and_then(Value::as_u64)) {
+            (file, Some(line)) => {
+                format!("{file}:{line}:{}: ", fault.get("column").and_then(Value::as_u64).unwrap_or(1))
+            }
+            (file, None) if !file.is_empty() => format!("{file}: "),
+            (_, None) => String::new(),
+        };
+        let help = at(fault, "/help");
+        let help = if help.is_empty() { help } else { format!(" ({help})") };
+        println!("    {place}[{}] {}{help}", at(fault, "/code"), at(fault, "/message"));
+    }
+}
+
 fn show_tables(tables: &Value) {
     for (name, pipeline) in tables.as_object().into_iter().flatten() {
-        println!("\npipeline {name}");
+        match pipeline.get("generation").and_then(Value::as_i64) {
+            Some(generation) => println!("\npipeline {name}, generation {generation}"),
+            None => println!("\npipeline {name}"),
+        }
         println!(
             "  {:<20} {:>4} {:>12} {:>10} {:>8} {:>8} {:>8} {:>10} {:>10} {:>10} {:>8} {:>10}  owner",
             "topic",

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::health::State;
+use super::protocol::Lost;
 use super::{Owned, Pipeline, policy, protocol};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::position::Partition;
-use crate::sink::inspect;
+use crate::sink::inspect::{self, Inspected};
 use crate::sink::positions::{Acquired, Found, Stored, SumChanges, TopicIdentity};
 use crate::source::{self, Assignment, Verdict, Watermarks, position_check};
 
@@ -117,9 +118,14 @@ impl Pipeline {
             let what = format!("the database lacks {}", missing.join(", "));
             return Err(Error::new(Kind::Config, what).remedy("run `afterimage migrate`"));
         }
-        let faults = match sink.inspect(&self.settings.table).await? {
-            Ok(target) => match self.stations.engine.set_target(target) {
-                Ok(_) => return Ok(()),
+        let wanted = self.stations.engine.derive_target(&self.settings.table);
+        let faults = match sink.look(&wanted).await? {
+            Ok(Inspected { target, spare }) => match self.stations.engine.set_target(target.clone()) {
+                Ok(_) => {
+                    sink.use_target(target);
+                    self.name_spare_columns(&spare);
+                    return self.register_at_start().await;
+                }
                 Err(faults) => faults,
             },
             Err(faults) => faults,
@@ -147,6 +153,11 @@ impl Pipeline {
                 if !self.owned.is_empty() {
                     self.health.enter(State::Running, "");
                 }
+                Ok(())
+            }
+            Err(error) if error.kind == Kind::Outdated => {
+                self.reload.outdated = true;
+                self.adoption.add(due);
                 Ok(())
             }
             Err(error) => {
@@ -278,10 +289,12 @@ impl Pipeline {
     /// Looks whether our partitions' rows are still as we know them. An instance that has nothing to do would otherwise not notice
     /// that the database was set back, and what is missing in it would stay missing until the next record.
     pub(super) async fn look_at_positions(&mut self) -> Result<()> {
+        let owner = self.stations.sink.owner().clone();
         if self.owned.is_empty() {
+            // One that stands by should know before it is given a partition.
+            self.reload.outdated |= !owner.is_newest(self.stations.sink.session().await?).await?;
             return Ok(());
         }
-        let owner = self.stations.sink.owner().clone();
         let partitions: Vec<Partition> = self.owned.keys().copied().collect();
         let found = owner.find(self.stations.sink.session().await?, &partitions).await?;
         self.let_go_lost(&found);
@@ -291,7 +304,12 @@ impl Pipeline {
     /// Lets go of those of our partitions that weren't found as we know them.
     pub(super) fn let_go_lost(&mut self, found: &[Found]) {
         let standing = self.standing(|_| true, |_| SumChanges::default());
-        let (fenced, moved) = protocol::lost(&self.stations.sink.owner().token, &standing, found);
+        let Lost { outdated, fenced, moved } = protocol::lost(&self.stations.sink.owner().token, &standing, found);
+        if outdated {
+            // First of all: what is ours then, is seen at the next look.
+            self.reload.outdated = true;
+            return;
+        }
         for (partitions, moved) in [(fenced, false), (moved, true)] {
             if !partitions.is_empty() {
                 self.let_go(&partitions, moved);

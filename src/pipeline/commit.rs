@@ -34,6 +34,8 @@ pub(super) enum Applied {
     Refused(Vec<Refusal>),
     /// Nothing was applied; the target is another one than the work was made for.
     Altered,
+    /// Nothing was applied; another generation of the definition is in use: see [`Pipeline::catch_up`].
+    Outdated,
     /// Nothing was applied; these partitions aren't where (or whose) we thought.
     Lost(Vec<Partition>),
     /// Nothing was applied; we were asked to stop.
@@ -91,6 +93,10 @@ impl Pipeline {
                 Next::Moved(partitions) => {
                     self.let_go(&partitions, true);
                     return Ok(Applied::Lost(partitions));
+                }
+                Next::Outdated => {
+                    self.reload.outdated = true;
+                    return Ok(Applied::Outdated);
                 }
                 Next::ReadBack(pace) => {
                     asked += 1;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use crate::decode::OTHER_FIELDS;
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::position::Partition;
 use crate::sink::positions::SumChanges;
 
@@ -47,6 +48,66 @@ pub struct Snapshot {
     pub out_of_order: u64,
     /// Fields that no schema knows, with how many events carried them.
     pub unmapped: BTreeMap<String, u64>,
+    /// Of the definition that runs; 0 until it is registered.
+    pub generation: i64,
+    pub fingerprint: String,
+    pub reload: Files,
+}
+
+/// How the files on disk stand to what runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Files {
+    pub state: FileState,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Why they aren't what runs.
+    pub faults: Vec<FileFault>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileState {
+    /// They are what runs.
+    Current,
+    /// They are being judged, or wait for database or target; taken up by itself.
+    Pending,
+    /// They have faults: what runs goes on as it is.
+    Refused,
+}
+
+/// A fault of a file, as a [`Diagnostic`] says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileFault {
+    pub code: &'static str,
+    pub file: Option<String>,
+    pub line: Option<usize>,
+    pub column: Option<usize>,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl FileFault {
+    fn new(fault: &Diagnostic) -> Self {
+        Self {
+            code: fault.code,
+            file: fault.file.as_deref().map(|file| file.display().to_string()),
+            line: fault.span.map(|span| span.line),
+            column: fault.span.map(|span| span.column),
+            message: fault.message.clone(),
+            help: fault.help.clone(),
+        }
+    }
+}
+
+/// One line per fault of files that are looked at while the pipeline runs.
+pub fn log_faults(pipeline: &str, faults: &[Diagnostic]) {
+    for fault in faults {
+        let FileFault { code, file, line, column, message, help } = FileFault::new(fault);
+        match fault.severity {
+            Severity::Error => tracing::error!(pipeline, code, file, line, column, help, "{message}"),
+            Severity::Warning => tracing::warn!(pipeline, code, file, line, column, help, "{message}"),
+        }
+    }
 }
 
 impl Snapshot {
@@ -88,6 +149,9 @@ impl Health {
             totals: SumChanges::default(),
             out_of_order: 0,
             unmapped: BTreeMap::new(),
+            generation: 0,
+            fingerprint: String::new(),
+            reload: Files { state: FileState::Current, since: now(), faults: Vec::new() },
         })))
     }
 
@@ -98,6 +162,18 @@ impl Health {
     /// Changes figures; no log.
     pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.lock());
+    }
+
+    /// Notes how the files stand to what runs; yields whether that is news.
+    pub fn files(&self, state: FileState, faults: &[Diagnostic]) -> bool {
+        let faults: Vec<FileFault> = faults.iter().map(FileFault::new).collect();
+        let mut snapshot = self.lock();
+        if snapshot.reload.state == state && snapshot.reload.faults == faults {
+            return false;
+        }
+        let since = if snapshot.reload.state == state { snapshot.reload.since.clone() } else { now() };
+        snapshot.reload = Files { state, since, faults };
+        true
     }
 
     /// Enters `state`; logs one line when state or reason changed.

@@ -29,6 +29,8 @@ pub fn pace(kind: Kind) -> Option<Pace> {
         Kind::SinkConfig => Some(Pace::Operator),
         // An operator decides.
         Kind::PositionLost | Kind::Model | Kind::Config | Kind::TooManyRefused | Kind::RecordRefused => None,
+        // Waited for where that can help: see `reload`.
+        Kind::Outdated => None,
         // Our fault.
         Kind::Bug => None,
     }

@@ -48,6 +48,9 @@ pub enum Next {
     Moved(Vec<Partition>),
     /// It is not there: find the rows that the server refuses, quarantine their events, go on without them.
     FindRows,
+    /// It is not there: another generation than the one that it was made under is registered. Find out which is ours now, before anything
+    /// else.
+    Outdated,
     /// It is not there, and this pipeline stops.
     Halt,
 }
@@ -58,6 +61,7 @@ pub fn next(claim: &Claim<'_>, observed: Observed<'_>) -> Next {
         Observed::Committed => Next::Advance,
         Observed::SwapRefused(found) => match judge(claim, found) {
             Fate::Committed => Next::Advance,
+            Fate::Outdated => Next::Outdated,
             Fate::Fenced(partitions) => Next::Fenced(partitions),
             Fate::Moved(partitions) => Next::Moved(partitions),
             // The swap found no row to change although all of them look right now: let them be read again.
@@ -70,6 +74,7 @@ pub fn next(claim: &Claim<'_>, observed: Observed<'_>) -> Next {
         Observed::ReadBack(found) => match judge(claim, found) {
             Fate::Committed => Next::Advance,
             Fate::NotCommitted => Next::Repeat(Pace::AtOnce),
+            Fate::Outdated => Next::Outdated,
             Fate::Fenced(partitions) => Next::Fenced(partitions),
             Fate::Moved(partitions) => Next::Moved(partitions),
         },
@@ -85,6 +90,8 @@ enum Fate {
     Committed,
     /// It is not there and never will be: apply it again.
     NotCommitted,
+    /// Another generation is registered now.
+    Outdated,
     /// Another instance owns these partitions now.
     Fenced(Vec<Partition>),
     /// The database stands at an earlier (or edited) position: read from there.
@@ -93,10 +100,12 @@ enum Fate {
 
 /// Decides from the rows what became of a transaction.
 fn judge(claim: &Claim<'_>, found: &[Found]) -> Fate {
-    let (fenced, moved) = lost(claim.owner, claim.advances, found);
+    let Lost { outdated, fenced, moved } = lost(claim.owner, claim.advances, found);
     // One transaction moves all its rows or none: a single row that carries its id proves it committed, whatever came later.
     if found.iter().any(|row| row.transaction == *claim.id) {
         Fate::Committed
+    } else if outdated {
+        Fate::Outdated
     } else if !fenced.is_empty() {
         Fate::Fenced(fenced)
     } else if !moved.is_empty() {
@@ -106,19 +115,32 @@ fn judge(claim: &Claim<'_>, found: &[Found]) -> Fate {
     }
 }
 
-/// The partitions that belong to another instance, and those that don't stand as `advances` expect it.
-pub fn lost(owner: &Token, advances: &[Advance], found: &[Found]) -> (Vec<Partition>, Vec<Partition>) {
-    let mut fenced = Vec::new();
-    let mut moved = Vec::new();
+/// What isn't ours any more, or isn't as we know it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lost {
+    /// Some row is of another generation. That is about the whole pipeline, and has to be settled before the rest.
+    pub outdated: bool,
+    /// Partitions that belong to another instance.
+    pub fenced: Vec<Partition>,
+    /// Partitions that don't stand as we expect it.
+    pub moved: Vec<Partition>,
+}
+
+/// Compares rows with what `advances` expect of them.
+pub fn lost(owner: &Token, advances: &[Advance], found: &[Found]) -> Lost {
+    let mut lost = Lost::default();
+    let Lost { outdated, fenced, moved } = &mut lost;
     for advance in advances {
-        match found.iter().find(|row| row.partition == advance.partition) {
+        let row = found.iter().find(|row| row.partition == advance.partition);
+        *outdated |= row.is_some_and(|row| row.generation != advance.generation);
+        match row {
             Some(row) if row.owner != *owner => fenced.push(advance.partition),
             Some(row) if row.fits(advance, owner) => {}
             // Ours but not as we know it, or no row at all: the database was set back to an earlier state, or somebody edited it.
             Some(_) | None => moved.push(advance.partition),
         }
     }
-    (fenced, moved)
+    lost
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Re-running quarantined records: through the same models, guard and transaction as fresh ones, in order per user.
 //!
-//! What runs: records marked for retry, records held behind nothing that is still refused, and after a changed lookup what the
-//! models had refused. What operators gave up is settled without a run. Positions don't move, but are part of the transaction: an
+//! What runs: records marked for retry, records held behind nothing that is still refused, and what the models had refused, once
+//! lookups or the models themselves are others. What operators gave up is settled without a run. Positions don't move, but are part of the transaction: an
 //! instance that lost the partition can't do any of this.
 
 use std::collections::HashSet;
@@ -26,8 +26,26 @@ impl Pipeline {
     /// Takes rows read from the quarantine table into the hold set. Under `skip_event` they keep nobody waiting, but are known.
     pub(super) fn remember_pending(&mut self, rows: Vec<PendingRow>) {
         for row in rows {
-            self.holds.insert(row.position, row.pending);
+            let again = row.pending.state == PendingState::Refused && self.may_be_mended(&row);
+            let state = if again { PendingState::Retry } else { row.pending.state };
+            self.holds.insert(row.position, Pending { state, ..row.pending });
         }
+    }
+
+    /// Whether what refused a record has changed since: an older generation's models, or its way to read events.
+    fn may_be_mended(&self, row: &PendingRow) -> bool {
+        match row.stage.as_str() {
+            "model" | "target" => row.generation < self.stations.sink.owner().generation.number,
+            "decode" => row.generation <= self.reload.read_differently,
+            _ => false,
+        }
+    }
+
+    /// Has another try at what older generations refused.
+    pub(super) async fn retry_older_refusals(&mut self) -> Result<()> {
+        let rows = self.pending().await?;
+        self.remember_pending(rows);
+        Ok(())
     }
 
     /// Marks what the models refused for another try: a lookup changed.
@@ -48,6 +66,9 @@ impl Pipeline {
         let session = self.stations.sink.session().await?;
         let (found, mut rows) = owner.find_pending(session, &partitions).await?;
         self.let_go_lost(&found);
+        if self.reload.outdated {
+            return Ok(Vec::new());
+        }
         rows.retain(|row| self.owned.contains_key(&row.position.partition));
         Ok(rows)
     }
@@ -115,10 +136,10 @@ impl Pipeline {
         if positions.is_empty() {
             return Ok(true);
         }
-        let decoded = self.stations.decoder.decode(stored.iter().map(|record| record.as_raw()))?;
         let rerun: HashSet<Position> = positions.iter().copied().collect();
         let nothing = RawBatch { topic: Arc::clone(&self.settings.topic), chunks: Vec::new() };
         let mut forced = Vec::new();
+        let decoded = self.stations.decoder.decode(stored.iter().map(|record| record.as_raw()))?;
         loop {
             let evaluation = self.evaluate(&nothing, &decoded, &forced, &rerun).await?;
             let work = Work {
@@ -160,7 +181,7 @@ impl Pipeline {
                 }
                 Applied::Refused(refusals) => forced.extend(refusals),
                 Applied::Altered => {}
-                Applied::Lost(_) | Applied::Stopped => return Ok(false),
+                Applied::Outdated | Applied::Lost(_) | Applied::Stopped => return Ok(false),
             }
         }
     }
@@ -182,6 +203,7 @@ impl Pipeline {
                 to: owned.next_offset,
                 high_water_ns: None,
                 sums: sums(*partition),
+                generation: self.stations.sink.owner().generation,
             })
             .collect()
     }

@@ -10,6 +10,7 @@ use super::health::State;
 use super::policy;
 use super::{Pipeline, adopt};
 use crate::error::{Error, Kind, Result};
+use crate::sink::inspect::Inspected;
 use crate::work::{Evaluation, Stage};
 
 /// Between two looks at a target that nothing is wrong with.
@@ -24,9 +25,10 @@ impl Pipeline {
         self.upkeep.target = Instant::now() + LOOK_AT_TARGET;
         let sink = &mut self.stations.sink;
         let known = sink.target().cloned();
-        let faults = match sink.look_again(&self.settings.table).await? {
-            Ok(found) if Some(&found) == known.as_ref() => return Ok(false),
-            Ok(found) => match self.stations.engine.set_target(found.clone()) {
+        let wanted = self.stations.engine.derive_target(&self.settings.table);
+        let faults = match sink.look(&wanted).await? {
+            Ok(Inspected { target: found, .. }) if Some(&found) == known.as_ref() => return Ok(false),
+            Ok(Inspected { target: found, .. }) => match self.stations.engine.set_target(found.clone()) {
                 Ok(()) => {
                     sink.use_target(found);
                     tracing::info!(

@@ -176,7 +176,7 @@ impl Pipeline {
     }
 
     /// Errors that pass by themselves are logged and left for the next time.
-    fn tolerate(&self, doing: &str, done: Result<()>) -> Result<()> {
+    pub(super) fn tolerate(&self, doing: &str, done: Result<()>) -> Result<()> {
         let Err(error) = done else { return Ok(()) };
         if policy::pace(error.kind).is_none() {
             return Err(error);

@@ -34,14 +34,22 @@ pub async fn column_names(session: &mut Session, table: &str) -> Result<Vec<Stri
     Ok(rows.iter().map(|row| text_at(row, 0)).collect())
 }
 
-/// The target as it is, or its faults. `Ok(Err(faults))` where the server answered and the table can't be used. Columns that a
-/// `known` target hasn't and that need no value are left out: who adds one for models to come disturbs nobody.
+/// A target that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    pub target: Target,
+    /// Columns that were left out: nobody yields them, and they need no value.
+    pub spare: Vec<String>,
+}
+
+/// The target as it is, or its faults. `Ok(Err(faults))` where the server answered and the table can't be used. Columns that `wanted`,
+/// what the models yield, hasn't and that need no value are left out: who adds one for models to come disturbs nobody.
 pub async fn target(
     session: &mut Session,
     table: &str,
     key: &[String],
-    known: Option<&Target>,
-) -> Result<std::result::Result<Target, Vec<Diagnostic>>> {
+    wanted: Option<&Target>,
+) -> Result<std::result::Result<Inspected, Vec<Diagnostic>>> {
     let named = text(table);
     let engine = query(
         session,
@@ -71,15 +79,21 @@ pub async fn target(
     .await?;
     let json = json_columns(session, table).await?;
     let mut found: Vec<Column> = Vec::new();
+    let mut spare = Vec::new();
     let mut version_columns = 0;
+    let unwanted = |name: &str| {
+        wanted.is_some_and(|wanted| !wanted.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)))
+    };
     for row in &columns {
         let name = text_at(row, 0);
         if VERSION_COLUMNS.contains(&name.as_str()) {
             version_columns += 1;
             faults.extend(version_fault(table, &name, row));
-        } else if !text_at(row, 11).to_uppercase().contains("GENERATED")
-            && !known.is_some_and(|known| known.column(&name).is_none() && needs_no_value(row))
-        {
+        } else if text_at(row, 11).to_uppercase().contains("GENERATED") {
+            // The server fills it.
+        } else if unwanted(&name) && needs_no_value(row) {
+            spare.push(name);
+        } else {
             let mut column = column(row);
             if json.contains(&column.name) {
                 column.holds = Holds::JsonText;
@@ -107,7 +121,7 @@ pub async fn target(
     }
     ordered.append(&mut found);
     if faults.is_empty() {
-        Ok(Ok(Target { table: table.to_owned(), columns: ordered, key_len: key.len() }))
+        Ok(Ok(Inspected { target: Target { table: table.to_owned(), columns: ordered, key_len: key.len() }, spare }))
     } else {
         Ok(Err(faults))
     }

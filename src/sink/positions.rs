@@ -2,7 +2,8 @@
 //!
 //! Offsets move only by compare-and-swap inside the data transaction ([`Owner::swap`]): the row must be exactly as this instance left
 //! or acquired it. Its offset makes a second application of a range impossible (P3); epoch and token stop an instance that lost the
-//! partition without knowing it; the last transaction's name stops one whose memory is ahead of a database that was set back.
+//! partition without knowing it; the last transaction's name stops one whose memory is ahead of a database that was set back; the
+//! generation stops one whose models are not the newest ([`super::generations`]).
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use super::quoting::{binary, optional_number, optional_text, text};
 use super::session::{Session, StatementError, bytes_at, int_at, text_at};
 use super::tables::POSITIONS;
 use crate::error::{Error, Kind, Result};
+use crate::generation::{Fingerprint, Generation};
 use crate::position::Partition;
 
 /// Random name of one run of one instance (owner) or of one transaction.
@@ -56,6 +58,8 @@ pub struct Advance {
     pub to: i64,
     pub high_water_ns: Option<i64>,
     pub sums: SumChanges,
+    /// Whose models the rows are from.
+    pub generation: Generation,
 }
 
 /// By how much the running sums move; negative where a quarantined record changes its class.
@@ -114,6 +118,8 @@ pub struct Owner {
     pub token: Token,
     /// Host and process, for people.
     pub name: String,
+    /// The definition that it runs.
+    pub generation: Generation,
 }
 
 /// A partition's row as far as the protocol goes. What the statements do to it stands beside them in Rust: the model of the protocol
@@ -127,6 +133,8 @@ pub struct Found {
     pub owner: Token,
     /// The last transaction that moved it.
     pub transaction: Token,
+    /// The newest definition that was registered: nobody else may move it.
+    pub generation: Generation,
 }
 
 impl Found {
@@ -136,6 +144,7 @@ impl Found {
             && self.epoch == advance.epoch
             && self.owner == *owner
             && self.transaction == advance.last
+            && self.generation == advance.generation
     }
 
     /// The row after `transaction` has moved it: the SET of [`Owner::swap`].
@@ -144,7 +153,7 @@ impl Found {
         Self { next_offset: advance.to, transaction: *transaction, ..self }
     }
 
-    /// The row after `owner` has acquired it: the UPDATE of [`Owner::acquire`].
+    /// The row after `owner` has acquired it, if its generation is the owner's: the UPDATE of [`Owner::acquire`].
     #[must_use]
     pub fn acquired(self, owner: &Token) -> Self {
         Self { epoch: self.epoch + 1, owner: *owner, ..self }
@@ -152,13 +161,14 @@ impl Found {
 }
 
 impl Owner {
-    fn is_mine(&self) -> String {
+    pub(super) fn is_mine(&self) -> String {
         format!("pipeline = {} AND topic = {}", text_ascii(&self.pipeline), text_ascii(&self.topic))
     }
 
     /// Takes ownership of `partitions`: bumps each row's epoch and puts our token in it. Partitions without a row are missing
     /// from the answer. Waits for a former owner's open transaction, which holds the row. Who is on hold is read under the same lock:
-    /// later it might be what another owner has made of it.
+    /// later it might be what another owner has made of it. [`Kind::Outdated`], and nothing is taken, where a row is of another
+    /// generation than ours.
     pub async fn acquire(&self, session: &mut Session, partitions: &[Partition]) -> Result<Acquired> {
         if partitions.is_empty() {
             return Ok(Acquired::default());
@@ -167,23 +177,32 @@ impl Owner {
         let result = async {
             session.run("START TRANSACTION").await?;
             let bump = format!(
-                "UPDATE {POSITIONS} SET owner_epoch = owner_epoch + 1, owner_token = {}, owner = {} WHERE {chosen}",
+                "UPDATE {POSITIONS} SET owner_epoch = owner_epoch + 1, owner_token = {}, owner = {} WHERE {chosen} AND {}",
                 binary(&self.token),
                 text(&self.name),
+                self.is_current(),
             );
             session.run(&bump).await?;
             let select = format!(
-                "SELECT kafka_partition, next_offset, owner_epoch, high_water_ns, cluster_id, topic_id, transaction_id FROM {POSITIONS} \
+                "SELECT kafka_partition, next_offset, owner_epoch, high_water_ns, cluster_id, topic_id, transaction_id, generation, \
+                 fingerprint FROM {POSITIONS} \
                  WHERE {chosen} ORDER BY kafka_partition FOR UPDATE"
             );
             let rows = session.rows(&select).await?;
+            if let Some(other) = rows.iter().map(|row| generation_at(row, 7)).find(|found| *found != self.generation) {
+                return Ok(Err(other));
+            }
             let pending = quarantine::pending(session, self, partitions).await?;
             session.run("COMMIT").await?;
-            Ok((rows, pending))
+            Ok(Ok((rows, pending)))
         }
         .await;
         match result {
-            Ok((rows, pending)) => {
+            Ok(Err(other)) => {
+                session.rollback().await;
+                Err(self.outdated(other.number))
+            }
+            Ok(Ok((rows, pending))) => {
                 let stored = rows.iter().map(stored).collect::<Result<_>>()?;
                 Ok(Acquired { stored, pending })
             }
@@ -208,7 +227,8 @@ impl Owner {
         Ok(rows.iter().map(|row| (partition_at(row), int_at(row, 1).unwrap_or(0))).collect())
     }
 
-    /// Gives a partition its first row, standing at `next_offset`. An error of kind [`Kind::Fenced`] if another instance was faster.
+    /// Gives a partition its first row, standing at `next_offset`. An error of kind [`Kind::Fenced`] if another instance was faster,
+    /// [`Kind::Outdated`] if another generation than ours is the newest.
     pub async fn create(
         &self,
         session: &mut Session,
@@ -218,7 +238,8 @@ impl Owner {
     ) -> Result<Stored> {
         let sql = format!(
             "INSERT INTO {POSITIONS} (pipeline, topic, kafka_partition, next_offset, cluster_id, topic_id, owner_epoch, owner_token, owner, \
-             transaction_id, updated) VALUES ({}, {}, {partition}, {next_offset}, {}, {}, 1, {}, {}, {}, UTC_TIMESTAMP(6))",
+             transaction_id, updated, generation, fingerprint) \
+             VALUES ({}, {}, {partition}, {next_offset}, {}, {}, 1, {}, {}, {}, UTC_TIMESTAMP(6), {}, {})",
             text_ascii(&self.pipeline),
             text_ascii(&self.topic),
             optional_text(identity.cluster_id.as_deref()),
@@ -226,9 +247,26 @@ impl Owner {
             binary(&self.token),
             text(&self.name),
             binary(&self.token),
+            self.generation.number,
+            binary(&self.generation.fingerprint.0),
         );
-        match session.run(&sql).await {
-            Ok(_) => Ok(Stored {
+        // No newer generation can be registered between the look and the end of the transaction.
+        let created = async {
+            session.run("START TRANSACTION").await?;
+            let newest = self.newest_locked(session).await?;
+            if newest != Some(self.generation) {
+                return Ok(Err(newest.unwrap_or_default()));
+            }
+            session.run(&sql).await?;
+            session.run("COMMIT").await.map(|_| Ok(()))
+        }
+        .await;
+        match created {
+            Ok(Err(newest)) => {
+                session.rollback().await;
+                Err(self.outdated(newest.number))
+            }
+            Ok(Ok(())) => Ok(Stored {
                 partition,
                 next_offset,
                 epoch: 1,
@@ -237,9 +275,13 @@ impl Owner {
                 identity: identity.clone(),
             }),
             Err(error) if error.code == 1062 => {
+                session.rollback().await;
                 Err(Error::new(Kind::Fenced, format!("another instance has just begun partition {partition}")))
             }
-            Err(error) => Err(error.into_error().at("recording a first position")),
+            Err(error) => {
+                session.rollback().await;
+                Err(error.into_error().at("recording a first position"))
+            }
         }
     }
 
@@ -269,7 +311,7 @@ impl Owner {
             let names = rows.is_empty();
             let alias = |name: &str| if names { format!(" AS {name}") } else { String::new() };
             let mut row = format!(
-                "SELECT {}{}, {}{}, {}{}, {}{}, {}{}, {}{}",
+                "SELECT {}{}, {}{}, {}{}, {}{}, {}{}, {}{}, {}{}, {}{}",
                 advance.partition,
                 alias("part"),
                 advance.from,
@@ -282,6 +324,10 @@ impl Owner {
                 alias("last"),
                 optional_number(advance.high_water_ns),
                 alias("high_water"),
+                advance.generation.number,
+                alias("generation"),
+                binary(&advance.generation.fingerprint.0),
+                alias("fingerprint"),
             );
             for (name, change) in advance.sums.columns() {
                 row.push_str(&format!(", {change}{}", alias(name)));
@@ -293,9 +339,9 @@ impl Owner {
         format!(
             "UPDATE {POSITIONS} p JOIN ({}) v ON p.kafka_partition = v.part SET p.next_offset = v.becomes, \
              p.high_water_ns = NULLIF(GREATEST(COALESCE(p.high_water_ns, {min}), COALESCE(v.high_water, {min})), {min}), \
-             {}, p.transaction_id = {}, p.updated = UTC_TIMESTAMP(6) \
+             {}, p.transaction_id = {}, p.updated = UTC_TIMESTAMP(6), p.wrote_generation = v.generation \
              WHERE p.{} AND p.topic = {} AND p.next_offset = v.was AND p.owner_epoch = v.epoch AND p.owner_token = {} \
-             AND p.transaction_id = v.last",
+             AND p.transaction_id = v.last AND p.generation = v.generation AND p.fingerprint = v.fingerprint",
             rows.join(" UNION ALL "),
             sums.join(", "),
             binary(transaction),
@@ -341,7 +387,7 @@ impl Owner {
             return Ok((Vec::new(), Vec::new()));
         }
         let select = format!(
-            "SELECT kafka_partition, next_offset, owner_epoch, owner_token, transaction_id FROM {POSITIONS} WHERE {} \
+            "SELECT kafka_partition, next_offset, owner_epoch, owner_token, transaction_id, generation, fingerprint FROM {POSITIONS} WHERE {} \
              AND kafka_partition IN ({}) ORDER BY kafka_partition FOR UPDATE",
             self.is_mine(),
             list(partitions),
@@ -371,6 +417,7 @@ fn found(row: &Row) -> Found {
         epoch: int_at(row, 2).unwrap_or(-1),
         owner: token_at(row, 3),
         transaction: token_at(row, 4),
+        generation: generation_at(row, 5),
     }
 }
 
@@ -389,6 +436,12 @@ fn stored(row: &Row) -> Result<Stored> {
 
 fn token_at(row: &Row, index: usize) -> Token {
     bytes_at(row, index).and_then(|bytes| Token::try_from(bytes).ok()).unwrap_or_default()
+}
+
+/// Number and fingerprint, which stand side by side from `index` on.
+pub(super) fn generation_at(row: &Row, index: usize) -> Generation {
+    let bytes = bytes_at(row, index + 1).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    Generation { number: int_at(row, index).unwrap_or(0), fingerprint: Fingerprint(bytes.unwrap_or_default()) }
 }
 
 fn partition_at(row: &Row) -> Partition {

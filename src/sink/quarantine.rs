@@ -54,6 +54,8 @@ pub struct PendingRow {
     pub was_held: bool,
     pub discard: bool,
     pub stage: String,
+    /// Whose models refused it last.
+    pub generation: i64,
 }
 
 /// A quarantined record with its original bytes.
@@ -97,18 +99,18 @@ pub fn inserts(owner: &Owner, records: &[Quarantined<'_>], packet: usize) -> Res
     let byte_limit = (packet / 2).min(4 << 20);
     let head = format!(
         "INSERT INTO {QUARANTINE} (pipeline, topic, kafka_partition, kafka_offset, state, stage, model, column_name, reason, event_keys, \
-         kafka_timestamp_ms, record_key, record_value, record_headers, attempts, first_attempt, last_attempt) VALUES "
+         kafka_timestamp_ms, record_key, record_value, record_headers, attempts, first_attempt, last_attempt, generation) VALUES "
     );
     // A row may be there already after an operator set positions back; the new judgement replaces the old one.
     let tail = " ON DUPLICATE KEY UPDATE state = VALUES(state), stage = VALUES(stage), model = VALUES(model), \
                 column_name = VALUES(column_name), reason = VALUES(reason), event_keys = VALUES(event_keys), \
-                attempts = attempts + 1, last_attempt = VALUES(last_attempt)";
+                attempts = attempts + 1, last_attempt = VALUES(last_attempt), generation = VALUES(generation)";
     let mut statements = Vec::new();
     let mut sql = String::new();
     for item in records {
         let refusal = item.refusal;
         let row = format!(
-            "({}, {}, {}, {}, '{}', {}, {}, {}, {}, {}, {}, {}, {}, {}, 1, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))",
+            "({}, {}, {}, {}, '{}', {}, {}, {}, {}, {}, {}, {}, {}, {}, 1, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6), {})",
             text_ascii(&owner.pipeline),
             text_ascii(&owner.topic),
             item.record.partition,
@@ -123,6 +125,7 @@ pub fn inserts(owner: &Owner, records: &[Quarantined<'_>], packet: usize) -> Res
             optional_binary(item.record.key),
             optional_binary(item.record.value),
             optional_text(std::str::from_utf8(item.record.headers).ok().filter(|headers| !headers.is_empty())),
+            owner.generation.number,
         );
         let alone = head.len() + row.len() + tail.len();
         if alone >= packet {
@@ -171,8 +174,9 @@ pub fn settlements(owner: &Owner, settled: &[Settled]) -> Vec<String> {
                 ),
             };
             format!(
-                "UPDATE {QUARANTINE} SET {set}, last_attempt = UTC_TIMESTAMP(6) WHERE pipeline = {} AND topic = {} \
+                "UPDATE {QUARANTINE} SET {set}, last_attempt = UTC_TIMESTAMP(6), generation = {} WHERE pipeline = {} AND topic = {} \
                  AND kafka_partition = {} AND kafka_offset = {}",
+                owner.generation.number,
                 text_ascii(&owner.pipeline),
                 text_ascii(&owner.topic),
                 item.position.partition,
@@ -194,7 +198,7 @@ pub(super) async fn pending(
     }
     let list: Vec<String> = partitions.iter().map(ToString::to_string).collect();
     let sql = format!(
-        "SELECT kafka_partition, kafka_offset, state, stage, event_keys FROM {QUARANTINE} WHERE pipeline = {} AND topic = {} \
+        "SELECT kafka_partition, kafka_offset, state, stage, event_keys, generation FROM {QUARANTINE} WHERE pipeline = {} AND topic = {} \
          AND kafka_partition IN ({}) AND state IN ('refused', 'held', 'retry', 'discard') ORDER BY kafka_partition, kafka_offset",
         text_ascii(&owner.pipeline),
         text_ascii(&owner.topic),
@@ -221,6 +225,7 @@ fn pending_row(row: &Row) -> PendingRow {
         was_held,
         discard,
         stage,
+        generation: int_at(row, 5).unwrap_or(0),
     }
 }
 
@@ -298,7 +303,13 @@ mod tests {
 
     #[test]
     fn statements_stay_below_the_limit_and_lose_no_record() {
-        let owner = Owner { pipeline: "users".into(), topic: "t".into(), token: [0; 16], name: String::new() };
+        let owner = Owner {
+            pipeline: "users".into(),
+            topic: "t".into(),
+            token: [0; 16],
+            name: String::new(),
+            generation: Default::default(),
+        };
         let value = [b'x'; 100];
         let records: Vec<Quarantined<'_>> = (0..50)
             .map(|offset| Quarantined {

@@ -26,6 +26,8 @@ pub struct PartitionStatus {
     pub deleted: i64,
     pub superseded: i64,
     pub updated: String,
+    /// Of the last transaction.
+    pub generation: i64,
 }
 
 /// A quarantined record as `list` shows it.
@@ -91,7 +93,7 @@ impl Selection {
 pub async fn partitions(session: &mut Session, pipeline: &str) -> Result<Vec<PartitionStatus>> {
     let sql = format!(
         "SELECT topic, kafka_partition, next_offset, owner, owner_epoch, n_read, n_ignored, n_refused, n_held, n_accepted, n_changes, \
-         n_upserted, n_deleted, n_superseded, updated FROM {POSITIONS} WHERE pipeline = {} ORDER BY topic, kafka_partition",
+         n_upserted, n_deleted, n_superseded, updated, wrote_generation FROM {POSITIONS} WHERE pipeline = {} ORDER BY topic, kafka_partition",
         text_ascii(pipeline)
     );
     let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
@@ -114,6 +116,7 @@ pub async fn partitions(session: &mut Session, pipeline: &str) -> Result<Vec<Par
             deleted: number(row, 12),
             superseded: number(row, 13),
             updated: text_at(row, 14),
+            generation: number(row, 15),
         })
         .collect())
 }

@@ -205,7 +205,7 @@ fn means_same(holds: Holds, left: &[u8], right: &[u8]) -> bool {
             let parse = |text| serde_json::from_str::<serde_json::Value>(text).ok();
             parse(left).is_some_and(|left| Some(left) == parse(right))
         }
-        Holds::Text { .. } | Holds::Bytes { .. } | Holds::Date | Holds::JsonText | Holds::Other => false,
+        Holds::Text { .. } | Holds::JsonText | Holds::Bytes { .. } | Holds::Date | Holds::Other => false,
     }
 }
 

@@ -35,8 +35,8 @@ pub async fn write(session: &mut Session, owner: &Owner, summary: &Summary) -> R
     let sql = format!(
         "INSERT INTO {METRICS} (pipeline, instance, window_start, window_end, transactions, retries, records_read, records_ignored, \
          records_refused, records_held, records_accepted, changes, upserted, deleted, superseded, out_of_order, bytes_read, decode_ms, sql_ms, \
-         sink_ms, lag_records, freshness_ms, extra) VALUES ({}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, \
-         {}, {}, {})",
+         sink_ms, lag_records, freshness_ms, extra, generation) VALUES ({}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, \
+         {}, {}, {}, {})",
         text_ascii(&owner.pipeline),
         text(&owner.name),
         time(summary.start_us),
@@ -60,6 +60,7 @@ pub async fn write(session: &mut Session, owner: &Owner, summary: &Summary) -> R
         optional_number(summary.lag_records),
         optional_number(summary.freshness_ms),
         optional_text(summary.extra.as_deref()),
+        owner.generation.number,
     );
     session.run(&sql).await.map(drop).map_err(StatementError::into_error)
 }

@@ -6,6 +6,7 @@ use super::quoting::identifier;
 use crate::target::{Column, Holds, Target};
 
 pub const POSITIONS: &str = "afterimage_positions";
+pub const GENERATIONS: &str = "afterimage_generations";
 pub const TOMBSTONES: &str = "afterimage_tombstones";
 pub const QUARANTINE: &str = "error_data_enrichment";
 pub const OUT_OF_ORDER: &str = "out_of_order_events";
@@ -26,10 +27,11 @@ const NAME: &str = "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL";
 const TOPIC: &str = "VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL";
 const WORD: &str = "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NULL";
 const TEXT: &str = "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL";
+const FINGERPRINT: &str = "BINARY(32) NOT NULL DEFAULT ''";
 const COUNT: &str = "BIGINT NOT NULL DEFAULT 0";
 
 /// All tables of ours, in the order of creation.
-pub const OWN_TABLES: [OwnTable; 5] = [
+pub const OWN_TABLES: [OwnTable; 6] = [
     OwnTable {
         name: POSITIONS,
         columns: &[
@@ -54,9 +56,25 @@ pub const OWN_TABLES: [OwnTable; 5] = [
             ("n_deleted", COUNT),
             ("n_superseded", COUNT),
             ("updated", "DATETIME(6) NOT NULL"),
+            ("generation", COUNT),
+            ("fingerprint", FINGERPRINT),
+            ("wrote_generation", COUNT),
         ],
         indexes: "PRIMARY KEY (pipeline, topic, kafka_partition)",
         comment: "per partition: next offset to read, owner, exact running sums; moves in the same transaction as the rows",
+    },
+    OwnTable {
+        name: GENERATIONS,
+        columns: &[
+            ("pipeline", NAME),
+            ("generation", "BIGINT NOT NULL"),
+            ("fingerprint", FINGERPRINT),
+            ("schema_fingerprint", FINGERPRINT),
+            ("first_seen", "DATETIME(6) NOT NULL"),
+            ("instance", "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL"),
+        ],
+        indexes: "PRIMARY KEY (pipeline, generation)",
+        comment: "versions of each pipeline's models, schema and settings, in the order in which they came into use",
     },
     OwnTable {
         name: TOMBSTONES,
@@ -91,6 +109,7 @@ pub const OWN_TABLES: [OwnTable; 5] = [
             ("attempts", "INT NOT NULL DEFAULT 1"),
             ("first_attempt", "DATETIME(6) NOT NULL"),
             ("last_attempt", "DATETIME(6) NOT NULL"),
+            ("generation", COUNT),
         ],
         indexes: "PRIMARY KEY (pipeline, topic, kafka_partition, kafka_offset), KEY by_state (pipeline, state)",
         comment: "records refused (state refused, retry, discard) or waiting behind one (held); done: resolved, discarded",
@@ -139,6 +158,7 @@ pub const OWN_TABLES: [OwnTable; 5] = [
             ("lag_records", "BIGINT NULL"),
             ("freshness_ms", "BIGINT NULL"),
             ("extra", TEXT),
+            ("generation", COUNT),
         ],
         indexes: "PRIMARY KEY (id), KEY by_time (pipeline, window_end)",
         comment: "one row per pipeline, instance and interval: counts, times per station, lag, freshness",

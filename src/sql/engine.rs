@@ -21,7 +21,7 @@ use super::explain::{self, Explanation, TableKind, TableNode};
 use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
-use super::lookup::{self, Lookup, Table};
+use super::lookup::{self, Lookup, LookupTable};
 use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order};
 use super::plan::{self, ASSUMED_ROWS, Step};
 use super::rows::{Places, Rows, positions};
@@ -135,10 +135,12 @@ impl Engine {
         let session = plan::session()?;
         let fields = events.as_ref().map(check::struct_fields).unwrap_or_default();
         let events = events.map(|schema| Slot::new(EVENTS, schema, ASSUMED_ROWS));
-        for slot in events.iter().chain(lookups.iter().map(|lookup| &lookup.slot)) {
-            plan::register(&session, slot)?;
+        if let Some(events) = &events {
+            plan::register(&session, events)?;
         }
-        lookup::fill(&lookups);
+        for lookup in &lookups {
+            plan::register_lookup(&session, &lookup.slot)?;
+        }
         let mut tables: Vec<&str> = events.iter().map(|_| EVENTS).collect();
         tables.extend(lookups.iter().map(|lookup| lookup.name.as_str()));
         let configured = spec.lookups.iter().map(|lookup| lookup.name.as_str());
@@ -234,12 +236,43 @@ impl Engine {
     /// Replaces a lookup's rows from the next batch on; the columns must be the ones that the models were planned with. Yields
     /// whether any row differs. On a fault the old rows stay.
     pub fn set_lookup(&mut self, name: &str, rows: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
-        self.lookup(name)?.replace(Table { rows, lines: Vec::new() }, None)
+        let lookup = self.lookup(name)?;
+        lookup.replace(Arc::new(LookupTable::from_batches(name, lookup.key(), vec![rows])?))
     }
 
     /// As [`set_lookup`](Self::set_lookup), from a file.
     pub fn reload_lookup(&mut self, name: &str, file: &Path) -> Result<bool, Vec<Diagnostic>> {
-        self.lookup(name)?.reload(file)
+        let lookup = self.lookup(name)?;
+        lookup.replace(Arc::new(LookupTable::from_file(name, lookup.key(), file)?))
+    }
+
+    /// As [`set_lookup`](Self::set_lookup), with a table that was put together elsewhere and is known to differ.
+    pub fn put_lookup(&mut self, name: &str, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
+        self.lookup(name)?.put(table)
+    }
+
+    /// Applies changes to a lookup, seen from the next batch on; see [`LookupTable::apply`].
+    pub fn change_lookup(
+        &mut self,
+        name: &str,
+        rows: &RecordBatch,
+        deleted: &[bool],
+    ) -> Result<usize, Vec<Diagnostic>> {
+        self.lookup(name)?.change(rows, deleted)
+    }
+
+    /// The lookups as they are now, by name: for another engine that is to go on with them.
+    pub fn lookup_tables(&self) -> BTreeMap<String, Arc<LookupTable>> {
+        self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table())).collect()
+    }
+
+    /// Takes the rows that the lookups of `other` hold now; where the columns are others, its own stay.
+    pub fn share_lookups(&mut self, other: &Self) {
+        for lookup in &self.lookups {
+            if let Some(theirs) = other.lookups.iter().find(|theirs| theirs.name == lookup.name) {
+                lookup.share(theirs);
+            }
+        }
     }
 
     fn lookup(&self, name: &str) -> Result<&Lookup, Vec<Diagnostic>> {
@@ -256,9 +289,8 @@ impl Engine {
 
     /// What the planner made of the models.
     pub fn explain(&self) -> Explanation {
-        let rows = |lookup: &Lookup| lookup.slot.batches().iter().map(RecordBatch::num_rows).sum::<usize>();
         let lookups: BTreeMap<String, usize> =
-            self.lookups.iter().map(|lookup| (lookup.name.clone(), rows(lookup))).collect();
+            self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table().num_rows())).collect();
         let node = |index: usize, step: &Step| explain::model(step, self.routes.latest.contains(&index), &lookups);
         let models: Vec<_> = self.steps.iter().enumerate().map(|(index, step)| node(index, step)).collect();
         let read = |name: &str| models.iter().any(|model| model.reads.iter().any(|read| read == name));

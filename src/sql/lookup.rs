@@ -1,7 +1,13 @@
-//! Lookups: tables that models join by name, in memory, replaced as a whole between two batches.
+//! Lookups: tables that models join by name, in memory, replaced as a whole or changed in part between two batches.
 //!
-//! In: a file or rows that were read elsewhere, and the key columns. Out: a [`Lookup`] whose key is never NULL and never there
-//! twice: a join on it can't multiply rows. Refused otherwise, with both lines named.
+//! In: a file or rows that were read elsewhere, and the key columns. Out: a [`LookupTable`] whose key is never NULL and never there
+//! twice: a join on it can't multiply rows. Refused otherwise, with both places named. A batch sees one version of each lookup: only
+//! the engine's owner replaces one, and never while a batch runs.
+
+mod file;
+pub(super) mod key;
+pub(super) mod slot;
+mod table;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,70 +16,112 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use hashbrown::HashMap;
 
-use super::keys::KeyTexts;
-use super::lookup_file;
+use self::slot::LookupSlot;
+pub use self::table::LookupTable;
+use self::table::KeyFault;
 use super::models::{EVENTS, HELD, KNOWN, Models};
 use super::plan::plain_type;
-use super::slots::Slot;
 use super::{LookupFrom, LookupSpec, ModelSpec};
-use crate::diagnostic::{Diagnostic, did_you_mean};
+use crate::diagnostic::{Diagnostic, Span, did_you_mean};
 
 /// How many duplicates of a key are listed one by one.
 const LISTED: usize = 5;
 
-/// A lookup in memory.
+/// A lookup of an engine.
 #[derive(Debug)]
 pub(super) struct Lookup {
     pub(super) name: String,
     key: Vec<String>,
-    pub(super) slot: Arc<Slot>,
-    /// The rows to start with.
-    first: RecordBatch,
+    pub(super) slot: Arc<LookupSlot>,
 }
 
-/// A lookup's rows and, for a file, the line of each.
-pub(super) struct Table {
-    pub(super) rows: RecordBatch,
-    /// Empty where rows have no lines.
-    pub(super) lines: Vec<usize>,
+/// Rows as they were read, before anybody looked at their key.
+#[derive(Debug, Default)]
+struct Read {
+    chunks: Vec<RecordBatch>,
+    /// For a text file: where its rows stand.
+    lines: Option<Lines>,
+}
+
+/// The line of each row, kept as the places where it is not simply the next one.
+#[derive(Debug, Default)]
+struct Lines {
+    jumps: Vec<(usize, usize)>,
+    rows: usize,
+    next: usize,
+}
+
+impl Lines {
+    /// The next row begins in this line.
+    fn push(&mut self, line: usize) {
+        if line != self.next || self.rows == 0 {
+            self.jumps.push((self.rows, line));
+        }
+        self.rows += 1;
+        self.next = line + 1;
+    }
+
+    fn of(&self, row: usize) -> Option<usize> {
+        let after = self.jumps.partition_point(|(from, _)| *from <= row);
+        let (from, line) = self.jumps.get(after.checked_sub(1)?)?;
+        Some(line + row - from)
+    }
+}
+
+impl LookupTable {
+    /// Reads a file: CSV, NDJSON or Parquet, told by its extension. `name` is for messages.
+    pub fn from_file(name: &str, key: &[String], path: &Path) -> Result<Self, Vec<Diagnostic>> {
+        build(name, key, Some(path), file::read(name, path)?)
+    }
+
+    /// Takes over rows that were read elsewhere: at least one batch, all of the same columns.
+    pub fn from_batches(name: &str, key: &[String], chunks: Vec<RecordBatch>) -> Result<Self, Vec<Diagnostic>> {
+        build(name, key, None, Read { chunks, lines: None })
+    }
 }
 
 impl Lookup {
-    /// Reads the rows of a file instead of those that are there.
-    pub(super) fn reload(&self, path: &Path) -> Result<bool, Vec<Diagnostic>> {
-        let table = lookup_file::read(&self.name, path)?;
-        self.replace(table, Some(path))
+    /// Takes the rows of `other`, which were checked when they came in, if the columns are the same.
+    pub(super) fn share(&self, other: &Self) {
+        if self.slot.schema() == other.slot.schema() && self.key == other.key {
+            self.slot.put(other.slot.table());
+        }
     }
 
     /// Replaces all rows; the columns must stay the same. Yields whether any row differs.
-    pub(super) fn replace(&self, table: Table, file: Option<&Path>) -> Result<bool, Vec<Diagnostic>> {
-        let rows = plain(table.rows)?;
-        let (old, new) = (columns(self.slot.schema()), columns(&rows.schema()));
-        if old != new {
-            let message = format!("lookup {:?} had the columns {old}; it comes with {new}", self.name);
-            return Err(vec![
-                Diagnostic::error("AI0306", message).help("restart to plan the models over the new columns"),
-            ]);
-        }
-        let rows = RecordBatch::try_new(Arc::clone(self.slot.schema()), rows.columns().to_vec())
-            .map_err(|error| vec![Diagnostic::error("AI0306", error.to_string())])?;
-        let table = Table { rows, lines: table.lines };
-        let faults = key_faults(&self.name, &self.key, file, &table);
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let news = self.slot.batches().first() != Some(&table.rows);
-        self.slot.fill(&[table.rows]);
+    pub(super) fn replace(&self, table: Arc<LookupTable>) -> Result<bool, Vec<Diagnostic>> {
+        self.fits(table.schema())?;
+        let news = !self.slot.table().same_rows(&table);
+        self.slot.put(table);
         Ok(news)
     }
-}
 
-/// Puts the first rows of each lookup into its slot.
-pub(super) fn fill(lookups: &[Lookup]) {
-    for lookup in lookups {
-        lookup.slot.fill(std::slice::from_ref(&lookup.first));
+    /// Replaces all rows by some that are known to differ.
+    pub(super) fn put(&self, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
+        self.fits(table.schema())?;
+        self.slot.put(table);
+        Ok(())
+    }
+
+    /// As [`LookupTable::apply`].
+    pub(super) fn change(&self, rows: &RecordBatch, deleted: &[bool]) -> Result<usize, Vec<Diagnostic>> {
+        self.fits(&rows.schema())?;
+        let changed = self.slot.change(|table| table.apply(rows, deleted));
+        changed.map_err(|error| vec![Diagnostic::error("AI0302", format!("lookup {:?}: {error}", self.name))])
+    }
+
+    pub(super) fn key(&self) -> &[String] {
+        &self.key
+    }
+
+    fn fits(&self, schema: &SchemaRef) -> Result<(), Vec<Diagnostic>> {
+        let (old, new) = (columns(self.slot.schema()), columns(schema));
+        if old == new {
+            return Ok(());
+        }
+        let message = format!("lookup {:?} had the columns {old}; it comes with {new}", self.name);
+        Err(vec![Diagnostic::error("AI0306", message).help("restart to plan the models over the new columns")])
     }
 }
 
@@ -97,33 +145,88 @@ pub(super) fn load(spec: &ModelSpec, models: &Models, faults: &mut Vec<Diagnosti
 }
 
 fn one(spec: &LookupSpec) -> Result<Lookup, Vec<Diagnostic>> {
-    let (file, table) = match &spec.from {
-        LookupFrom::File(path) => (Some(path.as_path()), lookup_file::read(&spec.name, path)?),
-        LookupFrom::Table(rows) => (None, Table { rows: rows.clone(), lines: Vec::new() }),
+    let table = match &spec.from {
+        LookupFrom::File(path) => Arc::new(LookupTable::from_file(&spec.name, &spec.key, path)?),
+        LookupFrom::Table(rows) => Arc::new(LookupTable::from_batches(&spec.name, &spec.key, vec![rows.clone()])?),
+        LookupFrom::Loaded(table) => Arc::clone(table),
     };
-    let table = Table { rows: plain(table.rows)?, lines: table.lines };
-    let faults = key_faults(&spec.name, &spec.key, file, &table);
+    let slot = LookupSlot::new(&spec.name, &spec.key, table);
+    Ok(Lookup { name: spec.name.clone(), key: spec.key.clone(), slot })
+}
+
+fn build(name: &str, key: &[String], file: Option<&Path>, read: Read) -> Result<LookupTable, Vec<Diagnostic>> {
+    let placed = |code, message: String| {
+        let fault = Diagnostic::error(code, message);
+        match file {
+            Some(file) => fault.file(file),
+            None => fault,
+        }
+    };
+    let Read { chunks, lines } = read;
+    let broken = |error: arrow::error::ArrowError| vec![placed("AI0302", format!("lookup {name:?}: {error}"))];
+    // One after the other: what is cast away is gone before the next one comes.
+    let chunks = chunks.into_iter().map(plain).collect::<Result<Vec<_>, _>>().map_err(broken)?;
+    let Some(schema) = chunks.first().map(RecordBatch::schema) else {
+        return Err(vec![placed("AI0302", format!("the lookup {name:?} has no columns"))]);
+    };
+    let faults = key_columns(name, key, &schema, &placed);
     if !faults.is_empty() {
         return Err(faults);
     }
-    let rows = table.rows;
-    let slot = Slot::new(&spec.name, rows.schema(), rows.num_rows());
-    Ok(Lookup { name: spec.name.clone(), key: spec.key.clone(), slot, first: rows })
+    let Some(mut table) = LookupTable::empty(&schema, key) else {
+        return Err(vec![placed("AI0303", format!("the key of lookup {name:?} has a type that can't be a key"))]);
+    };
+    let line = |row: usize| lines.as_ref().and_then(|lines| lines.of(row));
+    let place = |row: usize| line(row).map_or(format!("row {}", row + 1), |line| format!("line {line}"));
+    let span = |row: usize| line(row).map(|line| Span { line, column: 1, end_line: line, end_column: 2 });
+    let mut faults = Vec::new();
+    let mut more = 0_usize;
+    let filled = table.fill(chunks, |row, fault| {
+        if faults.len() == LISTED {
+            more += 1;
+            return;
+        }
+        let fault = match fault {
+            KeyFault::Null => placed("AI0305", format!("the key of lookup {name:?} is empty in {}", place(row))),
+            KeyFault::Double(earlier) => {
+                let (earlier, row) = (place(earlier), place(row));
+                placed("AI0304", format!("the key of lookup {name:?} in {row} stands in {earlier} already"))
+                    .help("a key may stand there once, otherwise a join would multiply rows")
+            }
+        };
+        faults.push(fault.span(span(row)));
+    });
+    filled.map_err(broken)?;
+    if more > 0 {
+        faults.push(placed("AI0304", format!("and {more} more rows of lookup {name:?} with such keys")));
+    }
+    if faults.is_empty() { Ok(table) } else { Err(faults) }
 }
 
 /// The rows in the types that models see: nullable, texts and bytes in one representation.
-fn plain(rows: RecordBatch) -> Result<RecordBatch, Vec<Diagnostic>> {
-    let fields: Vec<Field> = rows
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| Field::new(field.name(), plain_type(field.data_type()), true))
-        .collect();
+fn plain(rows: RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let schema = plain_schema(&rows.schema());
     let columns: Result<Vec<ArrayRef>, _> =
-        rows.columns().iter().zip(&fields).map(|(values, field)| cast(values, field.data_type())).collect();
-    columns
-        .and_then(|columns| RecordBatch::try_new(Arc::new(Schema::new(fields)), columns))
-        .map_err(|error| vec![Diagnostic::error("AI0302", error.to_string())])
+        rows.columns().iter().zip(schema.fields()).map(|(values, field)| cast(values, field.data_type())).collect();
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(schema, columns?, &options)
+}
+
+/// The rows without the room that their builders kept for more.
+fn shrunk(rows: RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let (schema, mut columns, count) = rows.into_parts();
+    for column in &mut columns {
+        if let Some(column) = Arc::get_mut(column) {
+            column.shrink_to_fit();
+        }
+    }
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(count));
+    RecordBatch::try_new_with_options(schema, columns, &options)
+}
+
+fn plain_schema(schema: &SchemaRef) -> SchemaRef {
+    let plain = |field: &Arc<Field>| Field::new(field.name(), plain_type(field.data_type()), true);
+    Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()))
 }
 
 fn columns(schema: &SchemaRef) -> String {
@@ -132,71 +235,26 @@ fn columns(schema: &SchemaRef) -> String {
     columns.join(", ")
 }
 
-/// Key columns that aren't there, NULLs in them, and keys that stand there twice.
-fn key_faults(name: &str, key: &[String], file: Option<&Path>, table: &Table) -> Vec<Diagnostic> {
-    let placed = |code, message: String| {
-        let fault = Diagnostic::error(code, message);
-        match file {
-            Some(file) => fault.file(file),
-            None => fault,
-        }
-    };
-    let schema = table.rows.schema();
-    let mut faults = Vec::new();
-    let mut values = Vec::new();
-    for column in key {
-        match table.rows.column_by_name(column) {
-            Some(found) => values.push(Arc::clone(found)),
-            None => {
-                let fault = placed("AI0303", format!("the lookup {name:?} has no column {column:?}, its key"));
-                let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-                faults.push(match did_you_mean(column, names.iter().copied()) {
-                    Some(meant) => fault.help(format!("did you mean {meant:?}?")),
-                    None => fault.help(format!("it has {}", names.join(", "))),
-                });
-            }
-        }
-    }
+/// Key columns that aren't there.
+fn key_columns(
+    name: &str,
+    key: &[String],
+    schema: &SchemaRef,
+    placed: &impl Fn(&'static str, String) -> Diagnostic,
+) -> Vec<Diagnostic> {
     if key.is_empty() {
-        faults.push(
-            placed("AI0303", format!("the lookup {name:?} has no key"))
-                .help("set `key` to the columns that identify a row"),
-        );
+        let fault = placed("AI0303", format!("the lookup {name:?} has no key"));
+        return vec![fault.help("set `key` to the columns that identify a row")];
     }
-    if !faults.is_empty() {
-        return faults;
-    }
-    let place = |row: usize| table.lines.get(row).map_or(format!("row {}", row + 1), |line| format!("line {line}"));
-    let Ok(texts) = KeyTexts::new(&values) else {
-        return vec![placed("AI0303", format!("the key of lookup {name:?} has a type that can't be a key"))];
-    };
-    let mut first: HashMap<Box<str>, usize> = HashMap::with_capacity(table.rows.num_rows());
-    let mut text = String::new();
-    let mut more = 0_usize;
-    for row in 0..table.rows.num_rows() {
-        let fault = if !texts.write(row, &mut text) {
-            placed("AI0305", format!("the key of lookup {name:?} is empty in {}", place(row)))
-        } else if let Some(earlier) = first.get(text.as_str()) {
-            let (earlier, row) = (place(*earlier), place(row));
-            placed("AI0304", format!("the key of lookup {name:?} in {row} stands in {earlier} already"))
-                .help("a key may stand there once, otherwise a join would multiply rows")
-        } else {
-            first.insert(text.as_str().into(), row);
-            continue;
-        };
-        if faults.len() < LISTED {
-            faults.push(fault.span(line_span(table, row)));
-        } else {
-            more += 1;
-        }
-    }
-    if more > 0 {
-        faults.push(placed("AI0304", format!("and {more} more rows of lookup {name:?} with such keys")));
-    }
-    faults
-}
-
-fn line_span(table: &Table, row: usize) -> Option<crate::diagnostic::Span> {
-    let line = *table.lines.get(row)?;
-    Some(crate::diagnostic::Span { line, column: 1, end_line: line, end_column: 2 })
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let absent = key.iter().filter(|column| !names.contains(&column.as_str()));
+    absent
+        .map(|column| {
+            let fault = placed("AI0303", format!("the lookup {name:?} has no column {column:?}, its key"));
+            match did_you_mean(column, names.iter().copied()) {
+                Some(meant) => fault.help(format!("did you mean {meant:?}?")),
+                None => fault.help(format!("it has {}", names.join(", "))),
+            }
+        })
+        .collect()
 }

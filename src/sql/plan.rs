@@ -27,6 +27,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::latest_rule::LatestRule;
 use super::locate;
+use super::lookup::slot::{LookupProvider, LookupSlot};
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
 use super::slots::{Slot, SlotTable};
 use crate::diagnostic::Diagnostic;
@@ -153,6 +154,12 @@ fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
 pub(super) fn register(session: &SessionContext, slot: &Arc<Slot>) -> Result<(), DataFusionError> {
     slot.clear();
     session.register_table(TableReference::bare(slot.name()), Arc::new(SlotTable(Arc::clone(slot))))?;
+    Ok(())
+}
+
+/// Makes a lookup readable by its name.
+pub(super) fn register_lookup(session: &SessionContext, slot: &Arc<LookupSlot>) -> Result<(), DataFusionError> {
+    session.register_table(TableReference::bare(slot.name()), Arc::new(LookupProvider(Arc::clone(slot))))?;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use crate::config::Pipeline;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::generate::OwnedRecord;
+use crate::generation::Generation;
 use crate::hold::{Key, PendingState};
 use crate::position::{Partition, Position};
 use crate::sink::inspect;
@@ -76,7 +77,9 @@ pub async fn fill(
     batches: &[&[OwnedRecord]],
     taken: As,
 ) -> Result<Online, Refused> {
-    let target = inspect::target(session, &pipeline.table, &pipeline.key, None).await?.map_err(Refused::Faults)?;
+    let wanted = bench.engine_mut().derive_target(&pipeline.table);
+    let target = inspect::target(session, &pipeline.table, &pipeline.key, Some(&wanted)).await?;
+    let target = target.map_err(Refused::Faults)?.target;
     bench.engine_mut().set_target(target.clone()).map_err(Refused::Faults)?;
     bench.start(bench.empty()?);
     let rows = rows_to_come(bench, batches).await?;
@@ -84,8 +87,13 @@ pub async fn fill(
         batches.iter().flat_map(|batch| batch.iter()).map(|record| record.partition).collect();
     let partitions: Vec<Partition> = partitions.into_iter().collect();
     // Only the pipeline and the topic are read of it.
-    let owner =
-        Owner { pipeline: pipeline.name.clone(), topic: pipeline.topic.clone(), token: [0; 16], name: String::new() };
+    let owner = Owner {
+        pipeline: pipeline.name.clone(),
+        topic: pipeline.topic.clone(),
+        token: [0; 16],
+        name: String::new(),
+        generation: Generation::default(),
+    };
     let stored = stored::read(session, &owner, &target, &rows, &partitions).await?;
     let texts = stored::key_texts(&target, &rows)?;
     let names: BTreeMap<String, Key> = texts.into_iter().zip(row_keys(&rows, target.key_len)?).collect();

@@ -21,9 +21,11 @@ const TABLES_AND_TRIGGERS: [&str; 6] = [
     "CREATE TRIGGER test_begun AFTER INSERT ON afterimage_positions FOR EACH ROW INSERT INTO test_swaps \
      (kafka_partition, was, becomes, owner_epoch, owner_token, n_read, writer) VALUES \
      (NEW.kafka_partition, NEW.next_offset, NEW.next_offset, NEW.owner_epoch, NEW.owner_token, 0, USER())",
+    // Not of registrations, which are nobody's: they change the generation alone.
     "CREATE TRIGGER test_swap AFTER UPDATE ON afterimage_positions FOR EACH ROW INSERT INTO test_swaps \
-     (kafka_partition, was, becomes, owner_epoch, owner_token, n_read, writer) VALUES \
-     (NEW.kafka_partition, OLD.next_offset, NEW.next_offset, NEW.owner_epoch, NEW.owner_token, NEW.n_read - OLD.n_read, USER())",
+     (kafka_partition, was, becomes, owner_epoch, owner_token, n_read, writer) SELECT \
+     NEW.kafka_partition, OLD.next_offset, NEW.next_offset, NEW.owner_epoch, NEW.owner_token, NEW.n_read - OLD.n_read, USER() \
+     FROM DUAL WHERE NEW.generation = OLD.generation AND NEW.fingerprint = OLD.fingerprint",
 ];
 
 /// Makes the tables and triggers in a migrated database.

@@ -19,6 +19,11 @@ pub enum Broken {
     SwapWithoutEpoch,
     SwapWithoutToken,
     SwapWithoutTransaction,
+    SwapWithoutGeneration,
+    /// A new definition is registered although older ones are still committing.
+    RegistrationDoesNotWait,
+    /// Partitions are begun without a look at what is registered.
+    FirstRowOfAnyGeneration,
     /// A COMMIT without an answer is repeated at once.
     UnknownIsFailed,
     /// A COMMIT without an answer is taken for done.
@@ -52,6 +57,7 @@ impl Broken {
         let epoch = row.epoch == advance.epoch;
         let token = row.owner == *owner;
         let transaction = row.transaction == advance.last;
+        let generation = row.generation == advance.generation;
         match self {
             Self::NoSwap => true,
             Self::SwapByEpochAlone => epoch,
@@ -59,11 +65,14 @@ impl Broken {
             Self::SwapByTransactionAlone => transaction,
             Self::SwapByEpochAndToken => epoch && token,
             Self::SwapByOffsetAndToken => offset && token,
-            Self::SwapWithoutOffset => epoch && token && transaction,
-            Self::SwapWithoutEpoch => offset && token && transaction,
-            Self::SwapWithoutToken => offset && epoch && transaction,
-            Self::SwapWithoutTransaction => offset && epoch && token,
-            Self::UnknownIsFailed
+            Self::SwapWithoutOffset => epoch && token && transaction && generation,
+            Self::SwapWithoutEpoch => offset && token && transaction && generation,
+            Self::SwapWithoutToken => offset && epoch && transaction && generation,
+            Self::SwapWithoutTransaction => offset && epoch && token && generation,
+            Self::SwapWithoutGeneration => offset && epoch && token && transaction,
+            Self::RegistrationDoesNotWait
+            | Self::FirstRowOfAnyGeneration
+            | Self::UnknownIsFailed
             | Self::UnknownIsCommitted
             | Self::DoubtIsForgotten
             | Self::ReadBackWithoutLocks

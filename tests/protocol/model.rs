@@ -28,6 +28,8 @@ pub struct Protocol {
     pub faults: u8,
     pub backups: u8,
     pub restores: u8,
+    /// New definitions that come into use, in one life of the world.
+    pub definitions: u8,
     /// A restore leaves what it replaces as the backup, as a failover does from which one may come back.
     pub there_and_back: bool,
     /// Acquisitions per partition, at most (and one less where rows exist).
@@ -50,6 +52,7 @@ impl Default for Protocol {
             faults: 2,
             backups: 0,
             restores: 0,
+            definitions: 0,
             there_and_back: false,
             epochs: 3,
             check_healing: false,
@@ -67,6 +70,8 @@ pub enum Action {
     Begin(usize, Each<u8>),
     /// The same for the refused record of one partition.
     Rerun(usize, usize),
+    /// Registers the definition that its files have now: a new one, or the newest that is known already.
+    Register(usize, bool),
     /// Looks whether the positions are as it knows them, and at what stands in quarantine.
     Look(usize),
     /// The next statement of what an instance is in the middle of, done and answered.
@@ -119,6 +124,14 @@ pub enum Sight {
     CrashedInDoubt,
     RanAgain,
     LargeBatch,
+    OutdatedAtSwap,
+    OutdatedInDoubt,
+    OutdatedAcquiring,
+    OutdatedFirstRow,
+    /// A definition was registered, and nobody knows.
+    RegisteredAlone,
+    RegisteringWaitedForLock,
+    CaughtUp,
 }
 
 /// Which [`Sight`]s were met; shared by all threads of a check.
@@ -142,19 +155,21 @@ impl Protocol {
     pub fn initial(&self) -> State {
         let mut part = Part::default();
         if self.rows_exist {
-            part.row = Some(Row { next: 0, epoch: 1, owner: 1, id: Id::Created(1) });
+            part.row = Some(Row { next: 0, epoch: 1, owner: 1, id: Id::Created(1), generation: 0 });
         }
         let mut database = Each::default();
         database[..self.partitions].fill(part);
         let instances = (0..self.instances).map(|index| Instance { run: FRESH - index as u8, ..DOWN }).collect();
         State {
             database,
+            newest: 0,
             backup: database,
             open: Vec::new(),
             instances,
             faults: self.faults,
             backups: self.backups,
             restores: self.restores,
+            definitions: self.definitions,
             restored: false,
             wrong: Default::default(),
         }
@@ -210,6 +225,12 @@ impl Protocol {
         }
         if instance.owned.iter().any(Option::is_some) {
             actions.push(Action::Look(index));
+        }
+        if state.definitions > 0 {
+            actions.push(Action::Register(index, true));
+        }
+        if instance.generation != state.newest {
+            actions.push(Action::Register(index, false));
         }
         let ends = |part: usize| {
             let mut ends = vec![0];

@@ -7,6 +7,7 @@ use super::state::{Content, Doing, Each, Instance, PARTITIONS, Part, Refused, St
 
 pub const ONCE: &str = "every record below next_offset is applied once, none above it is";
 pub const FENCED: &str = "no transaction of an older owner commits after a newer one has acquired";
+pub const NEWEST: &str = "no transaction of an older definition commits after a newer one is registered";
 pub const KNOWING: &str = "what commits rests on a memory that equals the database";
 pub const STICKY: &str = "an unanswered COMMIT stays in doubt until it is decided";
 pub const FOLLOWS: &str = "an owner's memory equals the database unless that was set back";
@@ -37,6 +38,7 @@ impl Model for Protocol {
                 state.database[..model.partitions].iter().all(|part| model.is_fold(part))
             }),
             Property::always(FENCED, |_, state: &State| !state.wrong.unfenced),
+            Property::always(NEWEST, |_, state: &State| !state.wrong.outdated),
             Property::always(KNOWING, |_, state: &State| !state.wrong.blind),
             Property::always(STICKY, |_, state: &State| doubt_is_kept(state)),
             Property::always(FOLLOWS, |_, state: &State| {
@@ -79,7 +81,7 @@ impl Protocol {
     /// first instance: everything must be applied after a bounded number of steps.
     fn heals(&self, state: &State) -> bool {
         let calm = Self { epochs: u8::MAX, seen: Default::default(), ..self.clone() };
-        let mut state = State { faults: 0, backups: 0, restores: 0, ..state.clone() };
+        let mut state = State { faults: 0, backups: 0, restores: 0, definitions: 0, ..state.clone() };
         for round in 0..60 {
             if self.is_drained(&state) {
                 return true;
@@ -108,6 +110,9 @@ impl Protocol {
         }
         if instance.run == 0 {
             return Some(Action::Start(index));
+        }
+        if instance.generation != state.newest {
+            return Some(Action::Register(index, false));
         }
         let mut parts = Each::default();
         parts[..self.partitions].fill(true);

@@ -25,6 +25,8 @@ pub struct Row {
     pub epoch: u8,
     pub owner: Run,
     pub id: Id,
+    /// The newest definition that was registered when it was made, or since.
+    pub generation: u8,
 }
 
 /// What became of the record at offset 0, which the models refuse at first.
@@ -59,6 +61,8 @@ pub struct Moves {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Work {
     pub id: Id,
+    /// Whose models it is from.
+    pub generation: u8,
     pub moves: Each<Option<Moves>>,
 }
 
@@ -104,16 +108,25 @@ pub enum Doing {
     SwapRefused(Work),
     /// COMMIT has no answer, next is to read back.
     InDoubt(Work),
+    /// All positions are given this generation, next is COMMIT.
+    Fencing(u8),
+    /// COMMIT of that is sent.
+    Registering {
+        generation: u8,
+        answered: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Instance {
     pub run: Run,
+    /// The definition that it runs, by the number under which it was registered.
+    pub generation: u8,
     pub owned: Each<Option<Owned>>,
     pub doing: Doing,
 }
 
-pub const DOWN: Instance = Instance { run: 0, owned: [None; PARTITIONS], doing: Doing::Idle };
+pub const DOWN: Instance = Instance { run: 0, generation: 0, owned: [None; PARTITIONS], doing: Doing::Idle };
 
 /// A transaction that is open on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -131,6 +144,7 @@ pub struct Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Content {
     Acquire,
+    Register(u8),
     Apply { work: Work, written: bool },
 }
 
@@ -139,6 +153,8 @@ pub enum Content {
 pub struct Wrong {
     /// A transaction of an older owner committed after a newer one had acquired.
     pub unfenced: bool,
+    /// A transaction of an older definition committed after a newer one was registered.
+    pub outdated: bool,
     /// A transaction committed that rests on a memory which isn't what the database held.
     pub blind: bool,
     /// The engine's decision was to halt.
@@ -148,6 +164,8 @@ pub struct Wrong {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct State {
     pub database: Each<Part>,
+    /// The newest definition that is registered.
+    pub newest: u8,
     /// What the database is set back to by a restore, or by the promotion of a replica that lags.
     pub backup: Each<Part>,
     pub open: Vec<Open>,
@@ -156,6 +174,8 @@ pub struct State {
     pub faults: u8,
     pub backups: u8,
     pub restores: u8,
+    /// Definitions that may still be registered.
+    pub definitions: u8,
     /// The database was set back: memories may differ from it until they are corrected.
     pub restored: bool,
     pub wrong: Wrong,
@@ -191,6 +211,7 @@ impl Doing {
     pub fn work(&mut self) -> Option<&mut Work> {
         match self {
             Self::Idle | Self::Bumped(_) | Self::Acquired { .. } | Self::Adopting { .. } => None,
+            Self::Fencing(_) | Self::Registering { .. } => None,
             Self::Retrying(work) | Self::Swapped(work) | Self::Written(work) => Some(work),
             Self::Committing { work, .. } | Self::SwapRefused(work) | Self::InDoubt(work) => Some(work),
         }
@@ -214,6 +235,11 @@ impl State {
     /// Whether any transaction holds a lock on one of `parts`.
     pub fn locked(&self, parts: Each<bool>) -> bool {
         self.open.iter().any(|open| (0..PARTITIONS).any(|part| open.locks[part] && parts[part]))
+    }
+
+    /// Whether a definition is being registered: whoever else needs the generations waits.
+    pub fn registering(&self) -> bool {
+        self.open.iter().any(|open| matches!(open.content, Content::Register(_)))
     }
 
     /// Names are random, so only which of them are equal counts, and instances are all alike: of all states that differ in nothing

@@ -1,7 +1,8 @@
 //! What happens: the state after each action. The instance's, the server's and bad luck's part.
 
 use afterimage::error::Kind;
-use afterimage::pipeline::protocol::{self, Claim, Next, Observed};
+use afterimage::generation::{Fingerprint, Generation};
+use afterimage::pipeline::protocol::{self, Claim, Lost, Next, Observed};
 use afterimage::sink::positions::{Advance, Found, SumChanges, Token};
 
 use super::broken::Broken;
@@ -28,10 +29,15 @@ fn found(part: usize, row: Row) -> Found {
         epoch: row.epoch.into(),
         owner: bytes(row.owner),
         transaction: id_bytes(row.id),
+        generation: generation(row.generation),
     }
 }
 
-fn advance(part: usize, moves: &Moves) -> Advance {
+fn generation(number: u8) -> Generation {
+    Generation { number: number.into(), fingerprint: Fingerprint::default() }
+}
+
+fn advance(part: usize, moves: &Moves, number: u8) -> Advance {
     Advance {
         partition: i32::try_from(part).unwrap(),
         epoch: moves.known.epoch.into(),
@@ -40,11 +46,16 @@ fn advance(part: usize, moves: &Moves) -> Advance {
         to: moves.to.into(),
         high_water_ns: None,
         sums: SumChanges::default(),
+        generation: generation(number),
     }
 }
 
 fn advances(work: &Work) -> Vec<Advance> {
-    work.moves.iter().enumerate().filter_map(|(part, moves)| Some(advance(part, moves.as_ref()?))).collect()
+    work.moves
+        .iter()
+        .enumerate()
+        .filter_map(|(part, moves)| Some(advance(part, moves.as_ref()?, work.generation)))
+        .collect()
 }
 
 impl Protocol {
@@ -61,17 +72,23 @@ impl Protocol {
                 if ends.iter().zip(&moves).any(|(end, moves)| moves.is_some_and(|moves| *end > moves.from + 1)) {
                     self.seen.note(Sight::LargeBatch);
                 }
-                self.swap(&mut next, index, Work { id: Id::Work(fresh), moves })?;
+                let generation = next.instances[index].generation;
+                self.swap(&mut next, index, Work { id: Id::Work(fresh), generation, moves })?;
             }
             Action::Rerun(index, part) => {
                 let known = next.instances[index].owned[part]?;
                 let mut moves = Each::default();
                 moves[part] = Some(Moves { from: known.next, to: known.next, known });
-                self.swap(&mut next, index, Work { id: Id::Work(fresh), moves })?;
+                let generation = next.instances[index].generation;
+                self.swap(&mut next, index, Work { id: Id::Work(fresh), generation, moves })?;
             }
             Action::Step(index) => self.step(&mut next, index)?,
             Action::Look(index) => self.look(&mut next, index)?,
-            Action::Start(index) => next.instances[index] = Instance { run: fresh, ..DOWN },
+            Action::Register(index, new) => self.fence(&mut next, index, new)?,
+            // One with an older definition is refused and waits, which is as good as down.
+            Action::Start(index) => {
+                next.instances[index] = Instance { run: fresh, generation: state.newest, ..DOWN };
+            }
             Action::RefuseRow(index) => self.refuse_row(&mut next, index)?,
             Action::Cut(index) => {
                 next.faults -= 1;
@@ -114,9 +131,16 @@ impl Protocol {
                 return None;
             }
         }
+        let run = state.instances[index].run;
+        let ours = state.instances[index].generation;
+        let other = |part: usize| state.database[part].row.is_some_and(|row| row.generation != ours);
+        if (0..PARTITIONS).any(|part| parts[part] && other(part)) {
+            // Rolled back.
+            self.seen.note(Sight::OutdatedAcquiring);
+            return None;
+        }
         // Only rows that exist can be locked.
         let locks = std::array::from_fn(|part| parts[part] && state.database[part].row.is_some());
-        let run = state.instances[index].run;
         state.open.push(Open { run, connected: true, committing: false, locks, content: Content::Acquire });
         state.instances[index].doing = Doing::Bumped(parts);
         Some(())
@@ -127,7 +151,7 @@ impl Protocol {
         let run = state.instances[index].run;
         let fits = |part: usize, moves: &Moves| {
             let row = state.database[part].row?;
-            Some(self.fits(part, row, run, moves))
+            Some(self.fits(row, run, &advance(part, moves, work.generation)))
         };
         let all_fit = work.moves.iter().enumerate().all(|(part, moves)| match moves {
             Some(moves) => fits(part, moves) == Some(true),
@@ -152,13 +176,35 @@ impl Protocol {
     }
 
     /// The compare of the compare-and-swap.
-    fn fits(&self, part: usize, row: Row, run: Run, moves: &Moves) -> bool {
-        let advance = advance(part, moves);
-        let row = found(part, row);
+    fn fits(&self, row: Row, run: Run, advance: &Advance) -> bool {
+        let row = found(usize::try_from(advance.partition).unwrap(), row);
         match self.broken {
-            Some(broken) => broken.fits(&row, &advance, &bytes(run)),
-            None => row.fits(&advance, &bytes(run)),
+            Some(broken) => broken.fits(&row, advance, &bytes(run)),
+            None => row.fits(advance, &bytes(run)),
         }
+    }
+
+    /// START TRANSACTION of a registration, its number, and its UPDATE of all positions.
+    fn fence(&self, state: &mut State, index: usize, new: bool) -> Option<()> {
+        if state.registering() {
+            return None;
+        }
+        let locks = state.database.map(|part| part.row.is_some());
+        if state.locked(locks) {
+            self.seen.note(Sight::RegisteringWaitedForLock);
+            if self.broken != Some(Broken::RegistrationDoesNotWait) {
+                return None;
+            }
+        }
+        if new {
+            state.definitions -= 1;
+        }
+        let generation = state.newest + u8::from(new);
+        let run = state.instances[index].run;
+        let content = Content::Register(generation);
+        state.open.push(Open { run, connected: true, committing: false, locks, content });
+        state.instances[index].doing = Doing::Fencing(generation);
+        Some(())
     }
 
     fn note_refusal(&self, state: &State, run: Run, work: &Work) {
@@ -185,7 +231,24 @@ impl Protocol {
             // No answer yet; or never: acquiring is given up for now.
             Doing::Acquired { .. } if open.is_some() => return None,
             Doing::Acquired { .. } => state.instances[index].doing = Doing::Idle,
-            Doing::Adopting { parts, rows } => self.adopt(state, index, parts, rows),
+            Doing::Adopting { parts, rows } => self.adopt(state, index, parts, rows)?,
+            Doing::Fencing(generation) => match open {
+                Some(open) => {
+                    state.open[open].committing = true;
+                    state.instances[index].doing = Doing::Registering { generation, answered: false };
+                }
+                None => state.instances[index].doing = Doing::Idle,
+            },
+            Doing::Registering { generation, answered: true } => {
+                let instance = &mut state.instances[index];
+                if instance.owned.iter().any(Option::is_some) {
+                    self.seen.note(Sight::CaughtUp);
+                }
+                (instance.generation, instance.doing) = (generation, Doing::Idle);
+            }
+            Doing::Registering { .. } if open.is_some() => return None,
+            // Nobody knows; it asks again, and goes on as it was until then.
+            Doing::Registering { .. } => state.instances[index].doing = Doing::Idle,
             Doing::Retrying(work) => self.swap(state, index, work)?,
             Doing::Swapped(work) => match open {
                 Some(open) => {
@@ -247,20 +310,29 @@ impl Protocol {
     }
 
     /// The first rows of partitions that had none, one per step; then the partitions are ours, as far as we know.
-    fn adopt(&self, state: &mut State, index: usize, parts: Each<bool>, mut rows: Each<Option<Owned>>) {
+    fn adopt(&self, state: &mut State, index: usize, parts: Each<bool>, mut rows: Each<Option<Owned>>) -> Option<()> {
         let run = state.instances[index].run;
         if let Some(part) = (0..PARTITIONS).find(|&part| parts[part] && rows[part].is_none()) {
+            if state.registering() {
+                return None;
+            }
+            let generation = state.instances[index].generation;
+            if generation != state.newest && self.broken != Some(Broken::FirstRowOfAnyGeneration) {
+                self.seen.note(Sight::OutdatedFirstRow);
+                state.instances[index].doing = Doing::Idle;
+                return Some(());
+            }
             if state.database[part].row.is_some() {
                 // Duplicate key: another instance was faster.
                 self.seen.note(Sight::FirstRowLost);
                 state.instances[index].doing = Doing::Idle;
-                return;
+                return Some(());
             }
-            let row = Row { next: 0, epoch: 1, owner: run, id: Id::Created(run) };
+            let row = Row { next: 0, epoch: 1, owner: run, id: Id::Created(run), generation };
             state.database[part].row = Some(row);
             rows[part] = Some(row.seen(false));
             state.instances[index].doing = Doing::Adopting { parts, rows };
-            return;
+            return Some(());
         }
         for part in (0..PARTITIONS).filter(|&part| parts[part]) {
             let mut owned = rows[part];
@@ -270,6 +342,7 @@ impl Protocol {
             state.instances[index].owned[part] = owned;
         }
         state.instances[index].doing = Doing::Idle;
+        Some(())
     }
 
     /// Reads a transaction's rows with locks; `None` while somebody else holds one.
@@ -306,6 +379,8 @@ impl Protocol {
                 }
                 Doing::Idle
             }
+            // Its partitions stay: their rows are compared again before anything is written. Or it leaves, which is a crash.
+            Next::Outdated => Doing::Idle,
             // The refused rows' events are quarantined and the batch is made up anew: for the protocol any other batch.
             Next::FindRows => Doing::Idle,
             Next::Halt => {
@@ -318,10 +393,12 @@ impl Protocol {
     fn note_decision(&self, claim: &Claim<'_>, observed: &Observed<'_>, next: &Next) {
         let lost = |rows: &[Found]| protocol::lost(claim.owner, claim.advances, rows);
         let sight = match (observed, next) {
-            (Observed::SwapRefused(rows), Next::Moved(_)) if lost(rows) == (vec![], vec![]) => Sight::RefusedForNothing,
+            (Observed::SwapRefused(rows), Next::Moved(_)) if lost(rows) == Lost::default() => Sight::RefusedForNothing,
+            (Observed::SwapRefused(_), Next::Outdated) => Sight::OutdatedAtSwap,
+            (Observed::ReadBack(_), Next::Outdated) => Sight::OutdatedInDoubt,
             (Observed::SwapRefused(_), Next::Moved(_)) => Sight::MovedAtSwap,
             (Observed::SwapRefused(_), Next::Fenced(_)) => Sight::FencedAtSwap,
-            (Observed::ReadBack(rows), Next::Advance) if !lost(rows).0.is_empty() => Sight::CommittedThoughFenced,
+            (Observed::ReadBack(rows), Next::Advance) if !lost(rows).fenced.is_empty() => Sight::CommittedThoughFenced,
             (Observed::ReadBack(_), Next::Advance) => Sight::DoubtCommitted,
             (Observed::ReadBack(_), Next::Repeat(_)) => Sight::DoubtNotCommitted,
             (Observed::ReadBack(_), Next::Fenced(_)) => Sight::FencedInDoubt,
@@ -350,8 +427,12 @@ impl Protocol {
             instance.owned[part].map(|known| Moves { from: known.next, to: known.next, known })
         });
         let rows: Vec<Found> = rows_of(&state.database, parts);
-        let advances = advances(&Work { id: Id::Work(FRESH), moves: standing });
-        let (fenced, moved) = protocol::lost(&bytes(instance.run), &advances, &rows);
+        let generation = instance.generation;
+        let advances = advances(&Work { id: Id::Work(FRESH), generation, moves: standing });
+        let Lost { outdated, fenced, moved } = protocol::lost(&bytes(instance.run), &advances, &rows);
+        if outdated {
+            return None;
+        }
         if self.broken != Some(Broken::KeepsWhatIsLost) {
             fenced.iter().chain(&moved).for_each(|&partition| instance.owned[partition as usize] = None);
         }
@@ -380,6 +461,7 @@ impl Protocol {
             Doing::Idle | Doing::Bumped(_) | Doing::Acquired { .. } | Doing::Adopting { .. } => {
                 state.instances[index].doing = Doing::Idle;
             }
+            Doing::Fencing(_) | Doing::Registering { .. } => state.instances[index].doing = Doing::Idle,
             Doing::Retrying(work) | Doing::Swapped(work) | Doing::Written(work) | Doing::SwapRefused(work) => {
                 self.decide(state, index, work, Observed::Failed(Kind::SinkUnavailable));
             }
@@ -399,6 +481,7 @@ impl Protocol {
             Doing::Committing { .. } => self.seen.note(Sight::CrashedCommitting),
             Doing::InDoubt(_) => self.seen.note(Sight::CrashedInDoubt),
             Doing::Idle | Doing::Retrying(_) | Doing::SwapRefused(_) => {}
+            Doing::Fencing(_) | Doing::Registering { .. } => {}
         }
         if let Some(open) = state.transaction_of(index) {
             state.open[open].connected = false;
@@ -420,11 +503,22 @@ impl Protocol {
                     *row = row.map(|row| acquired(part, row, open.run));
                 }
             }
+            Content::Register(generation) => {
+                if !open.connected {
+                    self.seen.note(Sight::RegisteredAlone);
+                }
+                state.newest = generation;
+                for part in &mut state.database {
+                    part.row = part.row.map(|row| Row { generation, ..row });
+                }
+            }
             Content::Apply { work, written } => self.apply(state, &work, written, open.run),
         }
         if let (Some(client), true) = (client, open.connected) {
             match &mut state.instances[client].doing {
-                Doing::Acquired { answered, .. } | Doing::Committing { answered, .. } => *answered = true,
+                Doing::Acquired { answered, .. }
+                | Doing::Committing { answered, .. }
+                | Doing::Registering { answered, .. } => *answered = true,
                 _ => {}
             }
         }
@@ -435,6 +529,7 @@ impl Protocol {
         for (part, moves) in work.moves.iter().enumerate() {
             let (Some(moves), now) = (moves, &mut state.database[part]) else { continue };
             let Some(row) = now.row else { continue };
+            state.wrong.outdated |= work.generation < state.newest;
             if !positions_are_apart {
                 state.wrong.unfenced |= row.owner != run;
                 state.wrong.blind |= row.next != moves.from || now.pending() != moves.known.pending;
@@ -476,7 +571,7 @@ fn acquired(part: usize, row: Row, run: Run) -> Row {
 fn move_positions(state: &mut State, work: &Work) {
     for (part, moves) in work.moves.iter().enumerate() {
         if let (Some(moves), Some(row)) = (moves, &mut state.database[part].row) {
-            let after = found(part, *row).swapped(&advance(part, moves), &id_bytes(work.id));
+            let after = found(part, *row).swapped(&advance(part, moves, work.generation), &id_bytes(work.id));
             row.next = u8::try_from(after.next_offset).unwrap();
             row.id = work.id;
             debug_assert_eq!(id_bytes(row.id), after.transaction);

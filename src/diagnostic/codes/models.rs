@@ -210,7 +210,7 @@ WHERE op <> 'd'
         "A value enters its column exactly, or not at all.",
         LATEST,
         [
-            "SELECT user_id, name, INTERVAL '1 day' AS country_name, _deleted, ts, _partition, _offset
+            "SELECT user_id, name, ts - ts AS country_name, _deleted, ts, _partition, _offset
 FROM (
     SELECT *, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY ts DESC, _partition DESC, _offset DESC) AS newest
     FROM accepted

@@ -1,17 +1,28 @@
 use super::*;
+use crate::generation::{Fingerprint, Generation};
 use crate::sink::positions::SumChanges;
 
 const OURS: Token = [1; 16];
 const THEIRS: Token = [2; 16];
 const THIS: Token = [3; 16];
 const OTHER: Token = [4; 16];
+const NEWEST: Generation = Generation { number: 2, fingerprint: Fingerprint([6; 32]) };
 
 fn advance(partition: Partition, from: i64, to: i64) -> Advance {
-    Advance { partition, epoch: 3, last: OTHER, from, to, high_water_ns: None, sums: SumChanges::default() }
+    Advance {
+        partition,
+        epoch: 3,
+        last: OTHER,
+        from,
+        to,
+        high_water_ns: None,
+        sums: SumChanges::default(),
+        generation: NEWEST,
+    }
 }
 
 fn found(partition: Partition, next_offset: i64, owner: Token, transaction: Token) -> Found {
-    Found { partition, next_offset, epoch: 3, owner, transaction }
+    Found { partition, next_offset, epoch: 3, owner, transaction, generation: NEWEST }
 }
 
 fn judged(advances: &[Advance], found: &[Found]) -> Fate {
@@ -45,6 +56,24 @@ fn what_the_swap_would_refuse_is_not_called_uncommitted() {
     let moved_by_another = found(0, 5, OURS, [5; 16]);
     for row in [acquired_since, moved_by_another] {
         assert_eq!(judged(&[advance(0, 5, 9)], &[row]), Fate::Moved(vec![0]));
+    }
+}
+
+// Proves: R57
+#[test]
+fn a_row_of_another_generation_is_about_all_of_the_pipeline() {
+    let newer = Generation { number: 3, fingerprint: Fingerprint([7; 32]) };
+    let same_number = Generation { number: 2, ..newer };
+    for generation in [newer, same_number] {
+        let row = Found { generation, ..found(0, 5, OURS, OTHER) };
+        assert_eq!(judged(&[advance(0, 5, 9)], &[row]), Fate::Outdated);
+        let taken = Found { generation, ..found(0, 9, THEIRS, OTHER) };
+        let rows = [taken, found(1, 2, OURS, OTHER)];
+        assert_eq!(judged(&[advance(0, 5, 9), advance(1, 7, 8)], &rows), Fate::Outdated);
+        assert_eq!(after(Observed::SwapRefused(&rows)), Next::Outdated);
+        assert_eq!(after(Observed::ReadBack(&rows)), Next::Outdated);
+        let committed_before = Found { generation, ..found(0, 9, OURS, THIS) };
+        assert_eq!(judged(&[advance(0, 5, 9)], &[committed_before]), Fate::Committed);
     }
 }
 

@@ -1,0 +1,163 @@
+//! Watches the files of one pipeline while it runs, on a thread of its own: the road goes on meanwhile.
+//!
+//! In: the files as they are, looked at once a second (name, time, size, the file behind a symlink; content once any of these differs),
+//! and at once on SIGHUP. Out: [`Seen`], once the files have been still for a moment: faults, or a planned and tested [`Definition`].
+//! Nothing is told of files that are what was judged last.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arrow::array::RecordBatch;
+use tokio::sync::{Notify, mpsc};
+
+use super::{decoder, definition, prepare, read_tables};
+use crate::config::{self, Config};
+use crate::diagnostic::{Diagnostic, has_errors};
+use crate::error::{Error, Kind, Result};
+use crate::generation::Fingerprint;
+use crate::pipeline::reload::{Definition, Reload, Seen};
+
+const LOOK: Duration = Duration::from_secs(1);
+/// Files that were not touched for so long are whole: editors and deployments write several in a row.
+const STILL: Duration = Duration::from_millis(300);
+/// Something that never stands still is judged all the same.
+const AT_MOST: Duration = Duration::from_secs(10);
+
+/// One file as a look finds it: the file behind a symlink, so that one that is swapped is another one.
+type Sight = (PathBuf, Option<(SystemTime, u64, u64, u64)>);
+
+/// The definition as its files are now, or all its faults; lookups in MySQL are read for it.
+pub async fn define_anew(config: &Config, pipeline: &config::Pipeline) -> Result<Definition, Vec<Diagnostic>> {
+    let tables = read_tables(pipeline, &super::connector(config)).await.map_err(|error| {
+        vec![Diagnostic::error("AI0434", error.what.clone()).help("the models are planned over the lookups' columns")]
+    })?;
+    define(pipeline, &tables).await
+}
+
+/// The same with lookups that were read elsewhere.
+pub async fn define(
+    pipeline: &config::Pipeline,
+    tables: &BTreeMap<String, RecordBatch>,
+) -> Result<Definition, Vec<Diagnostic>> {
+    loop {
+        let before = definition::marks(pipeline);
+        let prepared = prepare(pipeline, tables).await;
+        // Written to while they were read: what was planned may be half of it.
+        if definition::marks(pipeline) != before {
+            tokio::time::sleep(STILL).await;
+            continue;
+        }
+        let (schema, engine, _) = prepared?;
+        return Ok(Definition { marks: before, decoder: decoder(pipeline, &schema), engine });
+    }
+}
+
+/// Faults that the pipeline's own tests find in its files.
+async fn failing_tests(_config: &Config, _pipeline: &config::Pipeline) -> Vec<Diagnostic> {
+    Vec::new()
+}
+
+/// Starts to watch; `judged` is the content that runs already.
+pub fn start(config: &Config, pipeline: &config::Pipeline, judged: Fingerprint, look: Arc<Notify>) -> Result<Reload> {
+    let (seen, news) = mpsc::unbounded_channel();
+    let mut watch = Watch {
+        config: config.clone(),
+        pipeline: pipeline.clone(),
+        seen,
+        look: Arc::clone(&look),
+        judged,
+        usable: true,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new(Kind::Bug, "no runtime for a watcher").source(error))?;
+    std::thread::Builder::new()
+        .name(format!("watch-{}", pipeline.name))
+        .spawn(move || runtime.block_on(watch.run()))
+        .map_err(|error| Error::new(Kind::Bug, "cannot start a thread").source(error))?;
+    Ok(Reload::new(news, look))
+}
+
+struct Watch {
+    config: Config,
+    pipeline: config::Pipeline,
+    seen: mpsc::UnboundedSender<Seen>,
+    look: Arc<Notify>,
+    /// The content that was judged last, and whether it could be used.
+    judged: Fingerprint,
+    usable: bool,
+}
+
+impl Watch {
+    /// Until nobody listens any more.
+    async fn run(&mut self) {
+        // What has changed since it was read counts as a change.
+        let mut last: Option<Vec<Sight>> = None;
+        loop {
+            let asked = tokio::select! {
+                () = self.look.notified() => true,
+                () = tokio::time::sleep(LOOK) => false,
+                () = self.seen.closed() => return,
+            };
+            let mut now = self.sights();
+            if !asked && last.as_ref() == Some(&now) {
+                continue;
+            }
+            if !asked {
+                now = self.stillness(now).await;
+            }
+            self.judge(asked).await;
+            last = Some(now);
+        }
+    }
+
+    fn sights(&self) -> Vec<Sight> {
+        let sight = |path: PathBuf| {
+            let found = std::fs::metadata(&path).ok();
+            let found = found.map(|it| (it.modified().unwrap_or(SystemTime::UNIX_EPOCH), it.len(), it.ino(), it.dev()));
+            (path, found)
+        };
+        definition::watched(&self.pipeline).into_iter().map(sight).collect()
+    }
+
+    /// Waits until the files have been still for a moment.
+    async fn stillness(&self, mut last: Vec<Sight>) -> Vec<Sight> {
+        let began = Instant::now();
+        loop {
+            tokio::time::sleep(STILL).await;
+            let now = self.sights();
+            if now == last || began.elapsed() > AT_MOST {
+                return now;
+            }
+            last = now;
+        }
+    }
+
+    /// Judges the files if their content differs from what was judged last, or if that was refused and somebody asks.
+    async fn judge(&mut self, asked: bool) {
+        loop {
+            let content = definition::judged(&self.pipeline);
+            if content == self.judged && (self.usable || !asked) {
+                return;
+            }
+            // Nobody listens: the pipeline has ended, which is seen at the next look.
+            let _ = self.seen.send(Seen::Changed);
+            let verdict = match define_anew(&self.config, &self.pipeline).await {
+                Ok(definition) => {
+                    let faults = failing_tests(&self.config, &self.pipeline).await;
+                    if has_errors(&faults) { Seen::Faulty(faults) } else { Seen::Ready(Box::new(definition)) }
+                }
+                Err(faults) => Seen::Faulty(faults),
+            };
+            if definition::judged(&self.pipeline) != content {
+                continue;
+            }
+            self.judged = content;
+            self.usable = matches!(verdict, Seen::Ready(_));
+            let _ = self.seen.send(verdict);
+            return;
+        }
+    }
+}
