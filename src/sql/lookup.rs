@@ -18,8 +18,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use self::slot::LookupSlot;
-pub use self::table::LookupTable;
 use self::table::KeyFault;
+pub use self::table::LookupTable;
 use super::models::{EVENTS, HELD, KNOWN, Models};
 use super::plan::plain_type;
 use super::{LookupFrom, LookupSpec, ModelSpec};

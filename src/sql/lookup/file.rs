@@ -211,7 +211,8 @@ fn ndjson(path: &Path, mut file: File) -> Result<Read, Vec<Diagnostic>> {
         return Err(faults);
     }
     let chunks = ndjson_chunks(&columns, &mut file);
-    let broken = |error: ArrowError| vec![Diagnostic::error("AI0302", format!("the NDJSON can't be read: {error}")).file(path)];
+    let broken =
+        |error: ArrowError| vec![Diagnostic::error("AI0302", format!("the NDJSON can't be read: {error}")).file(path)];
     Ok(Read { chunks: chunks.map_err(broken)?, lines: Some(lines) })
 }
 
@@ -253,7 +254,8 @@ fn judge_line(line: &str, number: usize, columns: &mut Vec<Column>) -> Result<()
     if !text.starts_with('{') {
         return Err((1, format!("this line {}, not an object", json::kind(text))));
     }
-    let members = json::members(text).map_err(|error| (error.column().max(1), format!("this line is no JSON: {error}")))?;
+    let members =
+        json::members(text).map_err(|error| (error.column().max(1), format!("this line is no JSON: {error}")))?;
     for (place, (name, raw)) in members.iter().enumerate() {
         if members.iter().take(place).any(|(other, _)| other == name) {
             return Err((1, format!("{name:?} stands there twice")));

@@ -110,14 +110,24 @@ impl LookupTable {
     }
 
     /// Takes over all rows at once; those whose key is NULL or there already are reported and left out of the index.
-    pub(super) fn fill(&mut self, batches: Vec<RecordBatch>, mut fault: impl FnMut(usize, KeyFault)) -> Result<(), ArrowError> {
+    pub(super) fn fill(
+        &mut self,
+        batches: Vec<RecordBatch>,
+        mut fault: impl FnMut(usize, KeyFault),
+    ) -> Result<(), ArrowError> {
         let total = batches.iter().map(RecordBatch::num_rows).sum();
         self.index = HashTable::with_capacity(total);
         let mut first_of_chunk = Vec::with_capacity(batches.len());
         let mut counted = 0;
         let parts = batches.into_iter().flat_map(|rows| {
             let starts = (0..rows.num_rows()).step_by(CHUNK_ROWS);
-            let part = move |from| if rows.num_rows() <= CHUNK_ROWS { rows.clone() } else { rows.slice(from, CHUNK_ROWS.min(rows.num_rows() - from)) };
+            let part = move |from| {
+                if rows.num_rows() <= CHUNK_ROWS {
+                    rows.clone()
+                } else {
+                    rows.slice(from, CHUNK_ROWS.min(rows.num_rows() - from))
+                }
+            };
             starts.map(part).collect::<Vec<_>>()
         });
         for rows in parts {
@@ -172,7 +182,8 @@ impl LookupTable {
 
     /// Bytes of rows and index.
     pub fn byte_len(&self) -> usize {
-        let rows: usize = self.chunks.iter().map(|chunk| chunk.rows.get_array_memory_size() + chunk.dead.len() * 8).sum();
+        let rows: usize =
+            self.chunks.iter().map(|chunk| chunk.rows.get_array_memory_size() + chunk.dead.len() * 8).sum();
         rows + self.index.allocation_size()
     }
 
@@ -207,15 +218,16 @@ impl LookupTable {
             return false;
         }
         let alike = self.chunks.len() == other.chunks.len()
-            && self.chunks.iter().zip(&other.chunks).all(|(here, there)| {
-                here.dead_rows == 0 && there.dead_rows == 0 && here.rows == there.rows
-            });
+            && self
+                .chunks
+                .iter()
+                .zip(&other.chunks)
+                .all(|(here, there)| here.dead_rows == 0 && there.dead_rows == 0 && here.rows == there.rows);
         alike
             || other.chunks.iter().all(|chunk| {
                 let rows = (0..chunk.rows.num_rows()).filter(|row| !chunk.is_dead(*row));
-                rows.into_iter().all(|row| {
-                    self.find(&chunk.key, row).is_some_and(|found| self.same_row(found, &chunk.rows, row))
-                })
+                rows.into_iter()
+                    .all(|row| self.find(&chunk.key, row).is_some_and(|found| self.same_row(found, &chunk.rows, row)))
             })
     }
 
@@ -236,7 +248,11 @@ impl LookupTable {
         while from < rows.num_rows() {
             let length = CHUNK_ROWS.min(rows.num_rows() - from);
             // A slice would keep all of the rows in memory for as long as one of them lives.
-            let part = if length == rows.num_rows() { rows.clone() } else { concat_batches(&self.schema, [&rows.slice(from, length)])? };
+            let part = if length == rows.num_rows() {
+                rows.clone()
+            } else {
+                concat_batches(&self.schema, [&rows.slice(from, length)])?
+            };
             changed += self.apply_chunk(part, deleted.get(from..from + length).unwrap_or_default())?;
             from += length;
         }
@@ -254,7 +270,9 @@ impl LookupTable {
             let is_delete = deleted.get(row).copied().unwrap_or_default();
             let earlier = self.find(&self.chunks[at].key, row);
             match earlier {
-                Some(found) if !is_delete && self.same_row(found, &self.chunks[at].rows, row) => self.chunks[at].bury(row),
+                Some(found) if !is_delete && self.same_row(found, &self.chunks[at].rows, row) => {
+                    self.chunks[at].bury(row)
+                }
                 Some(found) => {
                     self.replace(found, (!is_delete).then(|| number(at, row)));
                     if is_delete {
@@ -279,7 +297,9 @@ impl LookupTable {
     /// Points the index from one row to another, or to none, and buries the first.
     fn replace(&mut self, found: u32, by: Option<u32>) {
         let (chunk, row) = place(found);
-        let Some(hash) = self.chunks.get(chunk).and_then(|chunk| key::hash(&chunk.key, row, &self.seed)) else { return };
+        let Some(hash) = self.chunks.get(chunk).and_then(|chunk| key::hash(&chunk.key, row, &self.seed)) else {
+            return;
+        };
         if let Ok(mut entry) = self.index.find_entry(hash, |other| *other == found) {
             match by {
                 Some(by) => *entry.get_mut() = by,
