@@ -57,6 +57,11 @@ fn models_run_or_are_refused_with_a_reason() {
 }
 
 #[test]
+fn records_of_lookups_are_taken_or_refused_and_harm_no_neighbour() {
+    replay("records");
+}
+
+#[test]
 fn schema_files_are_read_or_refused_with_a_reason() {
     replay("schema");
 }

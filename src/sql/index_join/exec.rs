@@ -228,14 +228,16 @@ impl Join {
     ) -> Result<RecordBatch> {
         let columns = self.output.iter().map(|from| match from {
             From::Input(column) => Ok(Arc::clone(input.column(*column))),
-            From::Lookup(column) => match table.key().iter().position(|key| key == column).and_then(|at| keys.get(at)) {
-                // What was looked up is what stands there, and lies much nearer.
-                Some(key) => {
-                    let missed: BooleanArray = found.iter().map(|row| Some(row.is_none())).collect();
-                    nullif(key, &missed)
+            From::Lookup(column) => {
+                match table.key().iter().position(|key| key == column).and_then(|at| keys.get(at)) {
+                    // What was looked up is what stands there, and lies much nearer.
+                    Some(key) => {
+                        let missed: BooleanArray = found.iter().map(|row| Some(row.is_none())).collect();
+                        nullif(key, &missed)
+                    }
+                    None => table.take(*column, found),
                 }
-                None => table.take(*column, found),
-            },
+            }
         });
         let options = RecordBatchOptions::new().with_row_count(Some(input.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns.collect::<Result<_, _>>()?, &options)?)
