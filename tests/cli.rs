@@ -235,6 +235,8 @@ fn shells_and_editors_are_taught() {
         assert_eq!(parsed["$schema"], "https://json-schema.org/draft/2020-12/schema");
         assert!(schema.stdout.contains(key), "{file}");
     }
+}
+
 const CASE: &str = r#"# kept
 given:
   events:
