@@ -28,7 +28,7 @@ use super::lookup::slot::{LookupExec, LookupSlot};
 const RULE: &str = "index join";
 
 /// What a rule made of one join or one use of a lookup.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Verdict {
     pub rule: &'static str,
     pub took: bool,

@@ -172,6 +172,11 @@ impl LookupTable {
         }
     }
 
+    /// Places of the key columns, in the key's order.
+    pub(in crate::sql) fn key(&self) -> &[usize] {
+        &self.key
+    }
+
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
