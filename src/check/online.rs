@@ -86,7 +86,7 @@ async fn account(pipeline: &Pipeline, connector: &Connector, report: &mut Report
     let looked = async {
         let mut session = connector.connect().await?;
         let settings = privileges::settings(&mut session).await?;
-        Ok((privileges::missing(&mut session, &pipeline.table).await?, settings))
+        Ok((privileges::missing(connector, &pipeline.table).await?, settings))
     };
     let (missing, settings) = match looked.await {
         Ok(found) => found,

@@ -4,7 +4,7 @@
 //! column count as the server counts them.
 
 use super::quoting::identifier;
-use super::session::{Session, StatementError, text_at};
+use super::session::{Connector, Session, StatementError, text_at};
 use super::tables::{GENERATIONS, METRICS, OUT_OF_ORDER, OWN_TABLES, POSITIONS, QUARANTINE, TOMBSTONES};
 use crate::error::Result;
 use crate::target::VERSION_COLUMNS;
@@ -33,9 +33,10 @@ pub struct Missing {
     pub grant: String,
 }
 
-/// What the account of `session` lacks to run a pipeline that writes `target`. Tables that aren't there are left out.
-pub async fn missing(session: &mut Session, target: &str) -> Result<Vec<Missing>> {
-    let account = session.rows("SELECT CURRENT_USER(), DATABASE()").await.map_err(StatementError::into_error)?;
+/// What the account of `connector` lacks to run a pipeline that writes `target`. Tables that aren't there are left out.
+pub async fn missing(connector: &Connector, target: &str) -> Result<Vec<Missing>> {
+    let mut asked = Asked { connector, session: connector.connect().await? };
+    let account = asked.session.rows("SELECT CURRENT_USER(), DATABASE()").await.map_err(StatementError::into_error)?;
     let (user, database) = account.first().map(|row| (text_at(row, 0), text_at(row, 1))).unwrap_or_default();
     let grantee = grantee(&user);
     let grant = |privileges: &[&str], on: &str| {
@@ -51,7 +52,7 @@ pub async fn missing(session: &mut Session, target: &str) -> Result<Vec<Missing>
     for (table, column, wanted) in tables {
         let mut privileges = Vec::new();
         for privilege in wanted {
-            if denied(session, &probe(privilege, table, column)).await? {
+            if asked.denied(&probe(privilege, table, column)).await? {
                 privileges.push(*privilege);
             }
         }
@@ -60,14 +61,31 @@ pub async fn missing(session: &mut Session, target: &str) -> Result<Vec<Missing>
             found.push(Missing { table: Some(table.to_owned()), privileges, grant });
         }
     }
+    // Gone with the session.
     let temporary = "CREATE TEMPORARY TABLES";
-    if denied(session, "CREATE TEMPORARY TABLE afterimage_probe (a INT)").await? {
+    if asked.denied("CREATE TEMPORARY TABLE afterimage_probe (a INT)").await? {
         found.push(Missing { table: None, privileges: vec![temporary], grant: grant(&[temporary], "*") });
-    } else {
-        // Gone with the session in any case.
-        let _ = session.run("DROP TEMPORARY TABLE IF EXISTS afterimage_probe").await;
     }
     Ok(found)
+}
+
+/// A session that is replaced after each refusal: one that met with one is given up.
+struct Asked<'c> {
+    connector: &'c Connector,
+    session: Session,
+}
+
+impl Asked<'_> {
+    async fn denied(&mut self, statement: &str) -> Result<bool> {
+        let Err(error) = self.session.rows(statement).await else { return Ok(false) };
+        // A dead connection says nothing about privileges.
+        if error.code == 0 {
+            return Err(error.into_error());
+        }
+        self.session = self.connector.connect().await?;
+        // Any other refusal, say of a table that isn't there, says that they suffice.
+        Ok(DENIED.contains(&error.code))
+    }
 }
 
 fn probe(privilege: &str, table: &str, column: &str) -> String {
@@ -77,16 +95,6 @@ fn probe(privilege: &str, table: &str, column: &str) -> String {
         "UPDATE" => format!("EXPLAIN UPDATE {table} SET {column} = 0 WHERE 1 = 0"),
         "DELETE" => format!("EXPLAIN DELETE FROM {table} WHERE 1 = 0"),
         _ => format!("SELECT {column} FROM {table} LIMIT 0"),
-    }
-}
-
-async fn denied(session: &mut Session, statement: &str) -> Result<bool> {
-    match session.rows(statement).await {
-        Ok(_) => Ok(false),
-        Err(error) if DENIED.contains(&error.code) => Ok(true),
-        // A dead connection says nothing about privileges; anything else says that they suffice.
-        Err(error) if error.code == 0 => Err(error.into_error()),
-        Err(_) => Ok(false),
     }
 }
 
