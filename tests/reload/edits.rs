@@ -200,6 +200,29 @@ on_both_servers! {
         assert!(refused.log().contains("AI0121"), "{}", refused.tail());
     }
 
+    async fn an_edit_that_the_pipelines_own_tests_contradict_is_refused_until_they_agree(server) {
+        let port = free_port();
+        let mut rig = Rig::new(server, with_status(port)).await;
+        let mut running = rig.start("run");
+        rig.write([event("ann", "DE", 1)]).await;
+        rig.wait_until_applied(LONG).await;
+        let path = rig.workspace.path().join("queries/users/latest.sql");
+        let latest = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, latest.replace("SELECT user_id, name,", "SELECT user_id, upper(name) AS name,")).unwrap();
+        let refused = wait_for_status(port, |status| status["reload"]["state"] == "refused").await;
+        let fault = &refused["reload"]["faults"][0];
+        assert_eq!((&fault["code"], &refused["generation"]), (&json!("AI0435"), &json!(1)), "{refused:#}");
+        assert!(fault["file"].as_str().unwrap().contains("queries/users/tests/"), "{refused:#}");
+        running.wait_for_line(0, &["ERROR", "AI0435", "queries/users/tests/", "line="], LONG).await;
+        // The tests are brought in line: that is a change of the files, too.
+        assert_eq!(rig.workspace.run(&["test", "--update"]).code(), 0);
+        running.wait_for_line(0, &["changed files taken up", "generation=2"], LONG).await;
+        rig.write([event("bob", "DE", 2)]).await;
+        rig.wait_until_applied(LONG).await;
+        finish(running).await;
+        assert_eq!(rig.database.number("SELECT COUNT(*) FROM enriched_user WHERE name = 'BOB AT 2'").await, 1);
+    }
+
     // Proves: R10
     async fn an_edit_while_the_database_is_away_is_taken_up_when_it_is_back(server) {
         let (mut rig, proxy) = Rig::behind_a_proxy(server, Variant::default()).await;

@@ -164,4 +164,12 @@ pub(super) const CODES: &[Code] = &[
         ],
         "mend the query, or grant it; then save again, or send SIGHUP",
     ),
+    code(
+        "AI0435",
+        "a test of the pipeline fails with the changed files (a running service)",
+        "An edit that its own tests contradict would write what nobody expects.",
+        "queries/users/tests/create.yaml",
+        ["expect: what the models made before the edit\n", "expect: what they make now\n"],
+        "`afterimage test` shows what came instead; mend the models or, where the test is out of date, `afterimage test --update`",
+    ),
 ];
