@@ -105,9 +105,12 @@ fn grantee(user: &str) -> String {
     format!("{}@{}", quoted(name), quoted(host))
 }
 
+/// A setting's name, the value it should have, which values are wrong, why, and whether nothing would work.
+type Setting = (&'static str, &'static str, fn(&str) -> bool, &'static str, bool);
+
 /// Settings of the server that go against the promises: what is set, why it matters, and whether nothing would work.
 pub async fn settings(session: &mut Session) -> Result<Vec<(String, &'static str, bool)>> {
-    let wanted: [(&str, &str, fn(&str) -> bool, &str, bool); 3] = [
+    let wanted: [Setting; 3] = [
         (
             "binlog_format",
             "ROW",
