@@ -19,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::generation::Fingerprint;
 use crate::pipeline::reload::{Definition, Reload, Seen};
 use crate::sql::LookupFrom;
+use crate::workbench::test;
 
 const LOOK: Duration = Duration::from_secs(1);
 /// Files that were not touched for so long are whole: editors and deployments write several in a row.
@@ -57,8 +58,10 @@ pub async fn define(
 }
 
 /// Faults that the pipeline's own tests find in its files.
-async fn failing_tests(_config: &Config, _pipeline: &config::Pipeline) -> Vec<Diagnostic> {
-    Vec::new()
+async fn failing_tests(config: &Config, pipeline: &config::Pipeline) -> Vec<Diagnostic> {
+    // Cases that give their lookups' rows need no server; the others say what they lack.
+    let tables = read_tables(pipeline, &super::connector(config)).await.unwrap_or_default();
+    test::run(pipeline, &tables, &test::Options::default()).await.into_faults()
 }
 
 /// Starts to watch; `judged` is the content that runs already.
