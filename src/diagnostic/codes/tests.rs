@@ -27,7 +27,7 @@ fn emitted(dir: &Path, found: &mut BTreeSet<String>) {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         for (at, _) in code.match_indices("\"AI") {
             let name = &code[at + 1..code.len().min(at + 7)];
             let ends = code[at + 1 + name.len()..].starts_with('"');
