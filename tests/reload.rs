@@ -4,6 +4,7 @@
 //! must be as the fold says. Triggers note which generation moved a position, in order: none after a newer one.
 
 mod edits;
+mod evolution;
 mod rollouts;
 
 use std::collections::BTreeMap;

@@ -71,11 +71,11 @@ fn file(made: &mut Fingerprinter, name: &str, path: &Path) {
     }
 }
 
-/// The mark of everything that is judged before a definition is taken up: the definition, and its tests.
+/// The mark of everything that is judged before a definition is taken up: the definition, older schema files, and its tests.
 pub fn judged(pipeline: &Pipeline) -> Fingerprint {
     let mut made = Fingerprinter::default();
     made.part("definition", &marks(pipeline).whole.0);
-    for path in watched(pipeline).into_iter().filter(|path| path.starts_with(tests(pipeline))) {
+    for path in watched(pipeline) {
         file(&mut made, &path.to_string_lossy(), &path);
     }
     made.finish()

@@ -89,7 +89,7 @@ pub async fn target(
         if VERSION_COLUMNS.contains(&name.as_str()) {
             version_columns += 1;
             faults.extend(version_fault(table, &name, row));
-        } else if text_at(row, 11).to_uppercase().contains("GENERATED") {
+        } else if is_generated(row) {
             // The server fills it.
         } else if unwanted(&name) && needs_no_value(row) {
             spare.push(name);
@@ -146,6 +146,11 @@ async fn json_columns(session: &mut Session, table: &str) -> Result<Vec<String>>
         Some(name.replace("``", "`"))
     };
     Ok(checks.iter().filter_map(checked).collect())
+}
+
+/// Whether the server computes the column. MySQL calls a column with an expression for a default DEFAULT_GENERATED, which isn't that.
+fn is_generated(row: &Row) -> bool {
+    text_at(row, 11).to_uppercase().replace("DEFAULT_GENERATED", "").contains("GENERATED")
 }
 
 /// Whether a row can be inserted without a value for the column.

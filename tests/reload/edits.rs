@@ -3,6 +3,7 @@
 use super::*;
 use crate::on_both_servers;
 use crate::support::process::signal;
+use crate::support::proxy::Fault;
 
 on_both_servers! {
     // Proves: P1, P3, R57
@@ -198,6 +199,105 @@ on_both_servers! {
         let mut refused = rig.start("refused");
         refused.wait_for_code(2, LONG).await;
         assert!(refused.log().contains("AI0121"), "{}", refused.tail());
+    }
+
+    async fn an_edit_that_the_pipelines_own_tests_contradict_is_refused_until_they_agree(server) {
+        let port = free_port();
+        let mut rig = Rig::new(server, with_status(port)).await;
+        let mut running = rig.start("run");
+        rig.write([event("ann", "DE", 1)]).await;
+        rig.wait_until_applied(LONG).await;
+        let path = rig.workspace.path().join("queries/users/latest.sql");
+        let latest = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, latest.replace("SELECT user_id, name,", "SELECT user_id, upper(name) AS name,")).unwrap();
+        let refused = wait_for_status(port, |status| status["reload"]["state"] == "refused").await;
+        let fault = &refused["reload"]["faults"][0];
+        assert_eq!((&fault["code"], &refused["generation"]), (&json!("AI0435"), &json!(1)), "{refused:#}");
+        assert!(fault["file"].as_str().unwrap().contains("queries/users/tests/"), "{refused:#}");
+        running.wait_for_line(0, &["ERROR", "AI0435", "queries/users/tests/", "line="], LONG).await;
+        // The tests are brought in line: that is a change of the files, too.
+        std::fs::remove_file(rig.workspace.path().join("queries/users/tests/what_stands.yaml")).unwrap();
+        let updated = rig.workspace.run(&["test", "--update"]);
+        assert_eq!(updated.code(), 0, "{updated:?}");
+        running.wait_for_line(0, &["changed files taken up", "generation=2"], LONG).await;
+        rig.write([event("bob", "DE", 2)]).await;
+        rig.wait_until_applied(LONG).await;
+        finish(running).await;
+        assert_eq!(rig.database.number("SELECT COUNT(*) FROM enriched_user WHERE name = 'BOB AT 2'").await, 1);
+    }
+
+    // Proves: P3, R10, R57
+    async fn an_edit_while_a_commit_is_in_doubt_waits_until_that_is_settled(server) {
+        let (mut rig, proxy) = Rig::behind_a_proxy(server, Variant { partitions: 1, ..Variant::default() }).await;
+        drop(std::fs::remove_dir_all(rig.workspace.path().join("queries/users/tests")));
+        for statement in NOTES {
+            rig.database.execute(statement).await;
+        }
+        let mut running = rig.start("run");
+        rig.write([event("ann", "DE", 1)]).await;
+        rig.wait_until_applied(LONG).await;
+        for (round, fault) in [Fault::CutAfter, Fault::CutBefore].into_iter().enumerate() {
+            let known = running.log().len();
+            let fired = proxy.fired();
+            proxy.arm("INSERT INTO `enriched_user`", Fault::Hold);
+            rig.write([event(&format!("bob{round}"), "DE", 2)]).await;
+            proxy.wait_until_fired(fired + 1, LONG).await;
+            // In the middle of the transaction; its COMMIT will have no answer, and for a while nobody answers the question either.
+            proxy.arm("COMMIT", fault);
+            mark(rig.workspace.path(), round + 1);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            proxy.refuse(true);
+            proxy.release();
+            running.wait_for_line(known, &["the answer to COMMIT is missing"], LONG).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(running.log()[known..].matches("changed files taken up").count(), 0, "{}", running.tail());
+            proxy.refuse(false);
+            running.wait_for_line(known, &["positions read back"], LONG).await;
+            running.wait_for_line(known, &["changed files taken up"], LONG).await;
+            rig.wait_until_applied(LONG).await;
+        }
+        rig.write([event("cleo", "DE", 3)]).await;
+        rig.wait_until_applied(LONG).await;
+        finish(running).await;
+        let marks = assert_as_folded_but_for_marks(&rig).await;
+        assert!(marks["g0"] >= 2 && marks["g2"] == 1, "{marks:?}");
+        assert_written_in_turn(&rig).await;
+    }
+
+    // Proves: P3, R57
+    async fn an_edit_while_partitions_are_adopted_takes_effect_before_anything_of_them_is_read(server) {
+        let (mut rig, proxy) = Rig::behind_a_proxy(server, Variant::default()).await;
+        drop(std::fs::remove_dir_all(rig.workspace.path().join("queries/users/tests")));
+        for statement in NOTES {
+            rig.database.execute(statement).await;
+        }
+        rig.write([event("ann", "DE", 1)]).await;
+        proxy.arm("UPDATE afterimage_positions SET owner_epoch", Fault::Hold);
+        let mut running = rig.start("run");
+        running.wait_for_log("partitions assigned", LONG).await;
+        proxy.wait_until_fired(1, LONG).await;
+        mark(rig.workspace.path(), 1);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        proxy.release();
+        running.wait_for_line(0, &["changed files taken up"], LONG).await;
+        rig.write([event("bob", "DE", 2)]).await;
+        rig.wait_until_applied(LONG).await;
+        finish(running).await;
+        let marks = assert_as_folded_but_for_marks(&rig).await;
+        assert!(marks["g1"] >= 1, "{marks:?}");
+        assert_written_in_turn(&rig).await;
+    }
+
+    async fn a_column_that_the_server_can_fill_by_itself_is_one_that_models_may_fill(server) {
+        let rig = rig(server, Variant::default()).await;
+        rig.database.execute("ALTER TABLE enriched_user ADD COLUMN seen DATETIME(6) DEFAULT CURRENT_TIMESTAMP(6)").await;
+        let unfilled = rig.workspace.run(&["check", "--online"]);
+        assert!(unfilled.code() == 0 && unfilled.stdout.contains("AI0431"), "{unfilled:?}");
+        let path = rig.workspace.path().join("queries/users/latest.sql");
+        let latest = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, latest.replacen("region, _deleted", "region, ts AS seen, _deleted", 1)).unwrap();
+        let filled = rig.workspace.run(&["check", "--online"]);
+        assert!(filled.code() == 0 && !filled.stdout.contains("seen"), "{filled:?}");
     }
 
     // Proves: R10

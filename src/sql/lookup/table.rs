@@ -283,7 +283,7 @@ impl LookupTable {
             let earlier = self.find(&self.chunks[at].key, row);
             match earlier {
                 Some(found) if !is_delete && self.same_row(found, &self.chunks[at].rows, row) => {
-                    self.chunks[at].bury(row)
+                    self.chunks[at].bury(row);
                 }
                 Some(found) => {
                     self.replace(found, (!is_delete).then(|| number(at, row)));
