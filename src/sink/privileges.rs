@@ -105,30 +105,37 @@ fn grantee(user: &str) -> String {
     format!("{}@{}", quoted(name), quoted(host))
 }
 
-/// A setting's name, the value it should have, which values are wrong, why, and whether nothing would work.
-type Setting = (&'static str, &'static str, fn(&str) -> bool, &'static str, bool);
+struct Setting {
+    name: &'static str,
+    good: &'static str,
+    bad: fn(&str) -> bool,
+    /// Nothing works with it.
+    refused: bool,
+    why: &'static str,
+}
 
 /// Settings of the server that go against the promises: what is set, why it matters, and whether nothing would work.
 pub async fn settings(session: &mut Session) -> Result<Vec<(String, &'static str, bool)>> {
-    let wanted: [Setting; 3] = [
-        (
-            "binlog_format",
-            "ROW",
-            |value| value.eq_ignore_ascii_case("STATEMENT"),
-            "READ COMMITTED is refused with it",
-            true,
-        ),
-        (
-            "innodb_flush_log_at_trx_commit",
-            "1",
-            |value| value != "1",
-            "a crash of the machine loses what was acknowledged",
-            false,
-        ),
-        ("sync_binlog", "1", |value| value != "1", "a crash of the machine loses what was acknowledged", false),
+    let crash = "a crash of the machine loses what was acknowledged";
+    let wanted = [
+        Setting {
+            name: "binlog_format",
+            good: "ROW",
+            bad: |value| value.eq_ignore_ascii_case("STATEMENT"),
+            refused: true,
+            why: "READ COMMITTED is refused with it",
+        },
+        Setting {
+            name: "innodb_flush_log_at_trx_commit",
+            good: "1",
+            bad: |value| value != "1",
+            refused: false,
+            why: crash,
+        },
+        Setting { name: "sync_binlog", good: "1", bad: |value| value != "1", refused: false, why: crash },
     ];
     let mut found = Vec::new();
-    for (name, good, bad, why, refused) in wanted {
+    for Setting { name, good, bad, why, refused } in wanted {
         // One that a server doesn't know can't be wrong there.
         let Ok(rows) = session.rows(&format!("SELECT @@global.{name}")).await else { continue };
         let value = rows.first().map(|row| text_at(row, 0)).unwrap_or_default();
