@@ -1,4 +1,4 @@
-//! Everything that people write, checked in one pass: config, schema files, models, lookups. What can't be checked is named.
+//! Everything that people write, checked in one pass: config, schema files, models, lookups, test cases. What can't be checked is named.
 //!
 //! In: the path of a config. Out: a [`Report`] of every fault that can be known. A fault in one file doesn't hide those of others:
 //! pipelines that are sound are checked whatever the rest of the config is, models without a schema up to where it is needed.
@@ -12,6 +12,7 @@ use arrow::array::RecordBatch;
 use crate::config::{Config, Environment, LookupFrom, Pipeline};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::service::{self, Examined};
+use crate::workbench::fixture;
 
 mod online;
 mod watch;
@@ -24,6 +25,8 @@ pub struct Report {
     pub faults: Vec<Diagnostic>,
     /// What wasn't checked, each with the reason: never to be taken for passed.
     pub skipped: Vec<String>,
+    /// What the servers told that is worth knowing.
+    pub found: Vec<String>,
     /// Files and folders that were looked at: when one changes, the report is out of date.
     pub inputs: Vec<PathBuf>,
 }
@@ -88,7 +91,7 @@ fn config(
         report.skip(format!("pipeline {name}: its part of the config has faults"));
     }
     for pipeline in read.pipelines.values() {
-        report.inputs.extend([pipeline.queries.clone(), pipeline.schemas.clone()]);
+        report.inputs.extend([pipeline.queries.clone(), pipeline.schemas.clone(), fixture::folder(pipeline)]);
         report.inputs.extend(pipeline.lookups.values().filter_map(|lookup| match &lookup.from {
             LookupFrom::File(file) => Some(file.clone()),
             LookupFrom::MySql { .. } | LookupFrom::Topic { .. } => None,
@@ -120,5 +123,6 @@ async fn examine(pipeline: &Pipeline, tables: &BTreeMap<String, RecordBatch>, re
         "AI0136" if fault.file.is_none() => fault.file(&config),
         _ => fault,
     }));
+    report.add(crate::workbench::test::check(pipeline, tables).await);
     examined
 }

@@ -119,7 +119,7 @@ impl Home {
 
 /// Writes what a user would write, creates the database, migrates it.
 async fn set_up(home: &Path, server: &PrivateServer, broker: &EmbeddedBroker) -> Result<Config> {
-    for (file, text) in playground::SHIPPED {
+    for (file, text) in playground::SHIPPED.iter().copied() {
         write(&home.join(file), text)?;
     }
     playground::write_secret(&home.join("mysql-password"), server.password())?;

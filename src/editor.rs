@@ -6,6 +6,8 @@
 use clap::ValueEnum;
 use serde_json::Value;
 
+use crate::workbench::fixture;
+
 mod config;
 mod schema;
 
@@ -16,16 +18,19 @@ pub enum FileKind {
     Config,
     /// `schemas/<pipeline>/<version>.json`
     Schema,
+    /// `queries/<pipeline>/tests/*.yaml`
+    Fixture,
 }
 
 impl FileKind {
-    pub const ALL: [Self; 2] = [Self::Config, Self::Schema];
+    pub const ALL: [Self; 3] = [Self::Config, Self::Schema, Self::Fixture];
 
     /// The name of its schema's file.
     pub fn file_name(self) -> &'static str {
         match self {
             Self::Config => "config.json",
             Self::Schema => "schema.json",
+            Self::Fixture => "fixture.json",
         }
     }
 }
@@ -34,6 +39,7 @@ pub fn json_schema(kind: FileKind) -> Value {
     match kind {
         FileKind::Config => config::json_schema(),
         FileKind::Schema => schema::json_schema(),
+        FileKind::Fixture => fixture::json_schema(),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::generate::{OwnedRecord, read_events_file};
 use crate::schema::{self, infer};
 
 mod config;
+mod fixture;
 mod key;
 mod models;
 mod names;
@@ -83,9 +84,14 @@ pub async fn plan(wish: &Wish) -> Result<Plan> {
         let left_out: Vec<String> =
             columns.iter().filter(|column| !kept(column)).map(|column| column.field.clone()).collect();
         let section = config::section(wish, &chosen, sample.timestamp_unit());
-        let files = files(wish, &schema, &chosen);
-        faults = try_out(&section, &files).await?;
+        let mut files = files(wish, &schema, &chosen);
+        let trial = try_out(wish, &records, &section, &files).await?;
+        faults = trial.faults;
         if faults.is_empty() {
+            match trial.case {
+                Some(case) => files.push((case_file(wish), case)),
+                None => notes.push("no test was written: what the sample comes to can't be written down".to_owned()),
+            }
             if !left_out.is_empty() {
                 notes.push(format!("left out of the models, because they hold other values: {}", left_out.join(", ")));
             }
@@ -148,8 +154,18 @@ fn files(wish: &Wish, schema: &infer::Inferred, columns: &[Column]) -> Vec<(Path
     files
 }
 
-/// Faults of the new pipeline by itself.
-async fn try_out(section: &str, files: &[(PathBuf, String)]) -> Result<Vec<Diagnostic>> {
+/// What came of trying the new pipeline by itself.
+struct Trial {
+    faults: Vec<Diagnostic>,
+    /// Its first test, which passes.
+    case: Option<String>,
+}
+
+fn case_file(wish: &Wish) -> PathBuf {
+    Path::new("queries").join(&wish.name).join("tests/first.yaml")
+}
+
+async fn try_out(wish: &Wish, records: &[OwnedRecord], section: &str, files: &[(PathBuf, String)]) -> Result<Trial> {
     let failed =
         |error| Error::new(Kind::Config, "the new pipeline can't be tried in a temporary folder").source(error);
     let dir = tempdir().map_err(failed)?;
@@ -158,7 +174,16 @@ async fn try_out(section: &str, files: &[(PathBuf, String)]) -> Result<Vec<Diagn
     let path = dir.0.join("afterimage.toml");
     create(&path, &format!("{}{section}", config::HEAD)).map_err(failed)?;
     let report = check::files(&path, &|_| None).await;
-    Ok(report.faults.into_iter().filter(|fault| fault.severity == Severity::Error).collect())
+    let faults: Vec<Diagnostic> = report.faults.into_iter().filter(|fault| fault.severity == Severity::Error).collect();
+    let case = match fixture::blank(records) {
+        Some(blank) if faults.is_empty() => {
+            let file = dir.0.join(case_file(wish));
+            create(&file, &blank).map_err(failed)?;
+            fixture::filled(&path, &file).await
+        }
+        _ => None,
+    };
+    Ok(Trial { faults, case })
 }
 
 /// A folder of our own that goes when this is dropped.

@@ -17,6 +17,7 @@ pub mod lookup;
 mod merge;
 pub mod migrate;
 pub mod positions;
+pub mod privileges;
 pub mod quarantine;
 mod quoting;
 mod refused_rows;

@@ -24,6 +24,7 @@ mod lane;
 mod position_check;
 pub mod properties;
 mod statistics;
+pub mod topic_config;
 mod topic_id;
 pub mod window;
 

@@ -13,9 +13,14 @@ fn workspace() -> Workspace {
     Workspace::new(&shipped_config().replace("${MYSQL_PASSWORD}", "planted-canary"))
 }
 
+/// The same with the shipped cases.
+fn with_cases() -> Workspace {
+    Workspace::with_cases(&shipped_config().replace("${MYSQL_PASSWORD}", "planted-canary"))
+}
+
 #[test]
 fn the_shipped_pipeline_has_no_faults() {
-    let checked = workspace().run(&["check"]);
+    let checked = with_cases().run(&["check"]);
     assert_eq!(checked.code(), 0, "{checked:?}");
     assert!(!checked.stdout.contains("error"), "{checked:?}");
 }
@@ -205,6 +210,8 @@ fn a_new_pipeline_is_written_from_sample_events_and_has_no_faults() {
     assert!(after.starts_with(&before) && after.len() > before.len());
     let checked = workspace.run(&["check"]);
     assert_eq!(checked.code(), 0, "{checked:?}");
+    let tested = workspace.run(&["test", "--pipeline", "orders"]);
+    assert_eq!(tested.code(), 0, "{tested:?}");
     let preview = workspace.run(&["preview", "--pipeline", "orders", "--events", "sample.ndjson"]);
     assert!(preview.stdout.contains("order_id"), "{preview:?}");
     let again = workspace.run(&["init", "orders", "--events", "sample.ndjson"]);
@@ -221,11 +228,92 @@ fn shells_and_editors_are_taught() {
         assert!(script.code() == 0 && script.stdout.contains(text), "{shell}: {script:?}");
         assert!(script.stdout.contains("quarantine"), "{shell}");
     }
-    for (file, key) in [("config", "brokers"), ("schema", "nullable")] {
+    for (file, key) in [("config", "brokers"), ("schema", "nullable"), ("fixture", "quarantine")] {
         let schema = workspace.run(&["json-schema", file]);
         assert_eq!(schema.code(), 0, "{schema:?}");
         let parsed: serde_json::Value = serde_json::from_str(&schema.stdout).unwrap();
         assert_eq!(parsed["$schema"], "https://json-schema.org/draft/2020-12/schema");
         assert!(schema.stdout.contains(key), "{file}");
     }
+}
+
+const CASE: &str = r#"# kept
+given:
+  events:
+    - {op: c, after: {userId: "1", name: Ada, country: DE}, timestamp: 1700000001000}
+expect:
+  table:
+    - {user_id: "1", name: Eve}   # kept, too
+"#;
+
+#[test]
+fn cases_run_and_a_failing_one_shows_the_cell() {
+    let workspace = with_cases();
+    let tested = workspace.run(&["test"]);
+    assert_eq!(tested.code(), 0, "{tested:?}");
+    assert!(tested.stdout.contains("ok   users/key_change (") && tested.stdout.contains(" passed in "), "{tested:?}");
+    workspace.write("queries/users/tests/case.yaml", CASE);
+    let tested = workspace.run(&["test", "users/case"]);
+    assert_eq!(tested.code(), 1, "{tested:?}");
+    let expected = [
+        "FAIL users/case",
+        "different row, queries/users/tests/case.yaml:7:28",
+        "      user_id | name",
+        "    - \"1\"     | Eve",
+        "    + \"1\"     | Ada",
+        "                ^^^",
+        "0 passed, 1 failed, ",
+    ];
+    let mut rest = tested.stdout.as_str();
+    for line in expected {
+        let at = rest.find(line).unwrap_or_else(|| panic!("{line:?} is missing, or not in order: {}", tested.stdout));
+        rest = &rest[at..];
+    }
+    let json = workspace.run(&["test", "case", "--exact", "--format", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((json.code(), &report["failed"]), (1, &serde_json::json!(1)));
+    assert_eq!(report["cases"][0]["failures"][0]["rows"][0]["found"]["name"], "Ada");
+}
+
+#[test]
+fn reports_for_ci_and_updates_and_lists_of_cases() {
+    let workspace = with_cases();
+    workspace.write("queries/users/tests/case.yaml", CASE);
+    let tested = workspace.run(&["test", "users/c", "--junit", "report.xml", "--rebatch", "--seed", "3"]);
+    assert_eq!(tested.code(), 1, "{tested:?}");
+    assert!(tested.stdout.contains("--seed 3"), "{tested:?}");
+    let xml = std::fs::read_to_string(workspace.path().join("report.xml")).unwrap();
+    let mut reader = quick_xml::Reader::from_str(&xml);
+    let (mut cases, mut failures) = (0, 0);
+    loop {
+        use quick_xml::events::Event;
+        match reader.read_event().unwrap_or_else(|error| panic!("{error}: {xml}")) {
+            Event::Start(tag) | Event::Empty(tag) => {
+                cases += usize::from(tag.name().as_ref() == b"testcase");
+                failures += usize::from(tag.name().as_ref() == b"failure");
+            }
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    assert!(cases >= 4 && failures == 1, "{cases} cases, {failures} failures: {xml}");
+    let listed = workspace.run(&["test", "--list", "users/case"]);
+    assert_eq!((listed.code(), listed.stdout.as_str()), (0, "users/case\n"));
+    let updated = workspace.run(&["test", "users/case", "--update"]);
+    assert_eq!(updated.code(), 0, "{updated:?}");
+    let text = std::fs::read_to_string(workspace.path().join("queries/users/tests/case.yaml")).unwrap();
+    assert_eq!(text, CASE.replace("Eve", "Ada"));
+    assert_eq!(workspace.run(&["test", "users/case"]).code(), 0);
+}
+
+#[test]
+fn a_faulty_case_is_a_fault_for_check_and_for_test() {
+    let workspace = workspace();
+    workspace.write("queries/users/tests/case.yaml", &CASE.replace("name: Eve", "nmae: Eve"));
+    let checked = workspace.run(&["check"]);
+    assert_eq!(checked.code(), 1, "{checked:?}");
+    assert!(checked.stdout.contains("AI0510") && checked.stdout.contains("did you mean `name`?"), "{checked:?}");
+    let tested = workspace.run(&["test", "users/case"]);
+    assert_eq!(tested.code(), 1, "{tested:?}");
+    assert!(tested.stderr.contains("AI0510"), "{tested:?}");
 }

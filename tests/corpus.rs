@@ -62,6 +62,11 @@ fn models_run_or_are_refused_with_a_reason() {
 }
 
 #[test]
+fn records_of_lookups_are_taken_or_refused_and_harm_no_neighbour() {
+    replay("records");
+}
+
+#[test]
 fn schema_files_are_read_or_refused_with_a_reason() {
     replay("schema");
 }
@@ -69,7 +74,7 @@ fn schema_files_are_read_or_refused_with_a_reason() {
 #[test]
 fn every_target_has_a_test_and_the_corpus_stays_small() {
     let names: Vec<&str> = targets::ALL.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["config", "decode", "events", "lookup", "models", "schema"]);
+    assert_eq!(names, ["config", "decode", "events", "lookup", "models", "records", "schema"]);
     let sizes = names.iter().flat_map(|name| files(name)).map(|file| file.metadata().unwrap().len());
     let bytes: u64 = sizes.sum();
     assert!(bytes < 1 << 20, "{bytes} bytes");

@@ -95,6 +95,9 @@ fn show(report: &Report, format: CheckFormat, out: &mut impl Write) -> io::Resul
             }
         }
     }
+    for found in &report.found {
+        writeln!(out, "found: {found}")?;
+    }
     for skipped in &report.skipped {
         writeln!(out, "skipped: {skipped}")?;
     }

@@ -46,6 +46,7 @@ fn told(plan: &Plan, args: &InitArgs, out: &mut impl Write) -> io::Result<()> {
   look at schemas/{name}/1.json: are the types right, may the fields be null?
   look at queries/{name}/changes.sql: are these the table's columns?
   afterimage check
+  afterimage test
   afterimage preview --pipeline {name} --events {events}
   afterimage migrate --dry-run    # once brokers and database in {} are right",
         plan.config.display()

@@ -13,6 +13,7 @@ use crate::config::{Config, Pipeline};
 use crate::error::{Error, Kind, Result};
 use crate::generate::OwnedRecord;
 use crate::position::Partition;
+use crate::service;
 use crate::sink::session::Session;
 use crate::sink::status;
 use crate::workbench::effects::{Effect, effects};
@@ -92,7 +93,7 @@ async fn evaluate<'a>(
         eprintln!("warning: {} holds no events", events.describe(pipeline));
     }
     let mut session = match args.online {
-        true => Some(load::session(config).await?),
+        true => Some(service::connector(config).connect_reader().await.map_err(|error| load::fail(&error))?),
         false => None,
     };
     if let Some(session) = &mut session {

@@ -99,6 +99,9 @@ fn show_instance(instance: Option<&Value>, config: &Config) {
         for (partition, reason) in pipeline.get("halted").and_then(Value::as_object).into_iter().flatten() {
             println!("  partition {partition} halted: {}", reason.as_str().unwrap_or_default());
         }
+        for (name, lookup) in pipeline.get("lookups").and_then(Value::as_object).into_iter().flatten() {
+            println!("  {}", lookup_line(name, lookup));
+        }
     }
 }
 
@@ -124,6 +127,31 @@ fn show_files(pipeline: &Value) {
         let help = at(fault, "/help");
         let help = if help.is_empty() { help } else { format!(" ({help})") };
         println!("    {place}[{}] {}{help}", at(fault, "/code"), at(fault, "/message"));
+    }
+}
+
+/// A lookup in one line: what is there, how old it is, and what keeps it from being newer.
+fn lookup_line(name: &str, lookup: &Value) -> String {
+    let text = |key: &str| lookup.get(key).and_then(Value::as_str).unwrap_or_default();
+    let number = |key: &str| lookup.get(key).and_then(Value::as_i64).unwrap_or_default();
+    let mut line = format!("lookup {name} ({}): {} rows", text("source"), number("rows"));
+    if let Some(age) = lookup.get("age_seconds").and_then(Value::as_f64) {
+        line.push_str(&format!(", looked at {age:.0} s ago"));
+    }
+    if let Some(lag) = lookup.get("lag_records").and_then(Value::as_i64) {
+        line.push_str(&format!(", {lag} records behind its topic"));
+    }
+    if let Some(loading) = lookup.get("loading").and_then(Value::as_str) {
+        line.push_str(&format!(", loading: {loading}"));
+    }
+    for (key, words) in [("bad_records", "bad records"), ("refresh_failures", "failed refreshes")] {
+        if number(key) > 0 {
+            line.push_str(&format!(", {} {words}", number(key)));
+        }
+    }
+    match text("last_error") {
+        "" => line,
+        error => format!("{line}; {error}"),
     }
 }
 

@@ -28,6 +28,8 @@ pub async fn run(args: &TestArgs) -> Exit {
 struct Summary {
     report: Report,
     took: Duration,
+    /// Where other cuts are drawn from.
+    seed: Option<u64>,
 }
 
 async fn test(args: &TestArgs) -> Result<Exit, Exit> {
@@ -39,15 +41,16 @@ async fn test(args: &TestArgs) -> Result<Exit, Exit> {
     if args.list {
         return Ok(list(&pipelines, &options(args)));
     }
+    let options = options(args);
     let started = Instant::now();
     let mut report = Report::default();
     for pipeline in pipelines {
-        let of_one = test::run(pipeline, &BTreeMap::new(), &options(args)).await;
+        let of_one = test::run(pipeline, &BTreeMap::new(), &options).await;
         report.cases.extend(of_one.cases);
         report.faults.extend(of_one.faults);
         report.left_out += of_one.left_out;
     }
-    let summary = Summary { report, took: started.elapsed() };
+    let summary = Summary { report, took: started.elapsed(), seed: options.rebatch };
     finish(args, &summary)
 }
 
@@ -166,6 +169,9 @@ impl Text {
         if count > 0 {
             writeln!(out)?;
         }
+        if let Some(seed) = summary.seed.filter(|_| count > 0) {
+            writeln!(out, "other cuts from --seed {seed}")?;
+        }
         let none =
             if count == 0 && report.left_out == 0 { "; cases stand in queries/<pipeline>/tests/*.yaml" } else { "" };
         writeln!(out, "{verdict}{left_out} in {:.2} s{none}", summary.took.as_secs_f64())
@@ -264,6 +270,7 @@ fn show_json(out: &mut impl Write, summary: &Summary) -> std::io::Result<()> {
         "failed": report.failed(),
         "left_out": report.left_out,
         "seconds": summary.took.as_secs_f64(),
+        "seed": summary.seed,
     });
     serde_json::to_writer_pretty(&mut *out, &document)?;
     writeln!(out)

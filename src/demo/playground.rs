@@ -19,7 +19,7 @@ use crate::pipeline::health::Health;
 use crate::{http, telemetry};
 
 /// Files that a user would have beside the config.
-pub(super) const SHIPPED: [(&str, &str); 8] = [
+pub(super) const SHIPPED: &[(&str, &str)] = &[
     ("queries/users/changes.sql", include_str!("../../queries/users/changes.sql")),
     ("queries/users/enriched.sql", include_str!("../../queries/users/enriched.sql")),
     ("queries/users/accepted.sql", include_str!("../../queries/users/accepted.sql")),
@@ -27,6 +27,47 @@ pub(super) const SHIPPED: [(&str, &str); 8] = [
     ("queries/users/out_of_order.sql", include_str!("../../queries/users/out_of_order.sql")),
     ("queries/users/metrics.sql", include_str!("../../queries/users/metrics.sql")),
     ("queries/users/lookups/countries.csv", outcome::COUNTRIES),
+    ("queries/users/tests/awkward_texts.yaml", include_str!("../../queries/users/tests/awkward_texts.yaml")),
+    ("queries/users/tests/bad_records.yaml", include_str!("../../queries/users/tests/bad_records.yaml")),
+    (
+        "queries/users/tests/bad_records_hold_users.yaml",
+        include_str!("../../queries/users/tests/bad_records_hold_users.yaml"),
+    ),
+    ("queries/users/tests/create.yaml", include_str!("../../queries/users/tests/create.yaml")),
+    ("queries/users/tests/create_delete.yaml", include_str!("../../queries/users/tests/create_delete.yaml")),
+    ("queries/users/tests/create_update.yaml", include_str!("../../queries/users/tests/create_update.yaml")),
+    (
+        "queries/users/tests/create_update_delete.yaml",
+        include_str!("../../queries/users/tests/create_update_delete.yaml"),
+    ),
+    ("queries/users/tests/duplicates.yaml", include_str!("../../queries/users/tests/duplicates.yaml")),
+    ("queries/users/tests/enrichment_failure.yaml", include_str!("../../queries/users/tests/enrichment_failure.yaml")),
+    ("queries/users/tests/equal_timestamps.yaml", include_str!("../../queries/users/tests/equal_timestamps.yaml")),
+    ("queries/users/tests/future_events.yaml", include_str!("../../queries/users/tests/future_events.yaml")),
+    ("queries/users/tests/key_change.yaml", include_str!("../../queries/users/tests/key_change.yaml")),
+    ("queries/users/tests/key_change_on_hold.yaml", include_str!("../../queries/users/tests/key_change_on_hold.yaml")),
+    (
+        "queries/users/tests/late_update_after_delete.yaml",
+        include_str!("../../queries/users/tests/late_update_after_delete.yaml"),
+    ),
+    ("queries/users/tests/mix.yaml", include_str!("../../queries/users/tests/mix.yaml")),
+    ("queries/users/tests/models.yaml", include_str!("../../queries/users/tests/models.yaml")),
+    ("queries/users/tests/null_values.yaml", include_str!("../../queries/users/tests/null_values.yaml")),
+    (
+        "queries/users/tests/out_of_order_across_batches.yaml",
+        include_str!("../../queries/users/tests/out_of_order_across_batches.yaml"),
+    ),
+    (
+        "queries/users/tests/out_of_order_in_batch.yaml",
+        include_str!("../../queries/users/tests/out_of_order_in_batch.yaml"),
+    ),
+    ("queries/users/tests/schema_drift.yaml", include_str!("../../queries/users/tests/schema_drift.yaml")),
+    ("queries/users/tests/skip_event.yaml", include_str!("../../queries/users/tests/skip_event.yaml")),
+    (
+        "queries/users/tests/value_does_not_fit_target.yaml",
+        include_str!("../../queries/users/tests/value_does_not_fit_target.yaml"),
+    ),
+    ("queries/users/tests/what_stands.yaml", include_str!("../../queries/users/tests/what_stands.yaml")),
     ("schemas/users/1.json", include_str!("../../schemas/users/1.json")),
 ];
 

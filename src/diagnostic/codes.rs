@@ -7,6 +7,7 @@
 use std::fmt::Write;
 
 mod config;
+mod fixtures;
 mod lookups;
 mod models;
 mod schemas;
@@ -52,12 +53,13 @@ const fn code(
 const CONFIG: &str = "afterimage.toml";
 
 /// Groups of codes with their headings.
-pub static GROUPS: [(&str, &[Code]); 5] = [
+pub static GROUPS: [(&str, &[Code]); 6] = [
     ("config", config::CODES),
     ("models", models::CODES),
     ("schema files", schemas::CODES),
     ("lookups", lookups::CODES),
     ("servers", servers::CODES),
+    ("test cases", fixtures::CODES),
 ];
 
 /// All codes in order.

@@ -30,6 +30,13 @@ fn the_shipped_files_name_their_schemas() {
     let schema: Value = serde_json::from_str(&schema).unwrap();
     let named = schema["$schema"].as_str().unwrap();
     assert!(repository().join("schemas/users").join(named).is_file(), "{named}");
+    let tests = repository().join("queries/users/tests");
+    for entry in std::fs::read_dir(&tests).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let first = text.lines().next().unwrap_or_default();
+        let named = first.strip_prefix("# yaml-language-server: $schema=").unwrap_or_default();
+        assert!(tests.join(named).is_file(), "{first}");
+    }
 }
 
 fn matches(pattern: &str, text: &str) -> bool {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::workbench::test;
 
 fn event(op: &str, before: Value, after: Value) -> Value {
     json!({ "op": op, "before": before, "after": after, "timestamp": 1_700_000_000_000_i64 })
@@ -34,9 +35,16 @@ async fn made(wish: &Wish) -> Plan {
     plan
 }
 
-/// Faults and warnings of all that stands in the folder.
+/// Faults and warnings of all that stands in the folder, after its tests have passed.
 async fn faults(dir: &Path) -> Vec<Diagnostic> {
-    check::files(&dir.join("afterimage.toml"), &|_| None).await.faults
+    let path = dir.join("afterimage.toml");
+    let (config, _) = crate::config::Config::load(&path, &|_| None).unwrap();
+    for pipeline in config.pipelines.values() {
+        let options = test::Options { rebatch: Some(7), ..test::Options::default() };
+        let report = test::run(pipeline, &std::collections::BTreeMap::new(), &options).await;
+        assert!(report.good() && report.cases.len() == 1, "{}: {report:#?}", pipeline.name);
+    }
+    check::files(&path, &|_| None).await.faults
 }
 
 #[tokio::test]

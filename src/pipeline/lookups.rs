@@ -198,6 +198,13 @@ impl Lookups {
         self.publish();
     }
 
+    /// Another engine runs, planned over what the sources had then: what couldn't be used before may fit now.
+    pub(super) fn planned_anew(&mut self) {
+        for entry in self.entries.iter_mut().filter(|entry| !entry.status.last_error.is_empty()) {
+            (entry.seen, entry.due) = (None, Instant::now());
+        }
+    }
+
     /// When there is something to do next.
     pub(super) fn next_due(&self) -> Instant {
         let now = Instant::now();
@@ -298,6 +305,9 @@ impl Entry {
             Some((Outcome::New(table), began)) => {
                 self.succeeded(pipeline, began);
                 self.first = Some(table);
+                if let Origin::MySql { refresh, .. } = &self.lookup.origin {
+                    self.due = began + *refresh;
+                }
             }
             Some((Outcome::Faulty(faults), _)) => return Err(unusable(faults)),
             Some((Outcome::Away(error), _)) => {

@@ -185,6 +185,7 @@ impl Pipeline {
                 definition.engine.share_lookups(&self.stations.engine);
                 let Definition { marks, engine, decoder } = *definition;
                 (self.stations.marks, self.stations.engine, self.stations.decoder) = (marks, engine, decoder);
+                self.stations.lookups.planned_anew();
                 self.use_generation(generation);
                 self.health.files(FileState::Current, &[]);
                 tracing::info!(

@@ -309,7 +309,7 @@ impl Comparison<'_> {
                     Step::Wider => self.fine(path, change, "every value stays the same one"),
                     Step::Narrower => self.breaks(path, change, Verb::Narrow, "values of older events may not fit"),
                     Step::Other => {
-                        self.breaks(path, change, Verb::Retype, "values of older events are of another kind")
+                        self.breaks(path, change, Verb::Retype, "values of older events are of another kind");
                     }
                 }
             }

@@ -191,7 +191,7 @@ pub fn changes(wanted: &Target, actual: &Target, wishes: &Wishes) -> (Vec<Change
                 }
             }
             Some((column, false)) => {
-                conflicts.push(format!("{to} doesn't hold all that {name} {} does", wider::bare(column)))
+                conflicts.push(format!("{to} doesn't hold all that {name} {} does", wider::bare(column)));
             }
             None => conflicts.push(format!("there is no column {name} to widen")),
         }

@@ -43,6 +43,7 @@ pub struct ServerFacts {
     pub mariadb: bool,
     pub local_infile: bool,
     pub max_allowed_packet: usize,
+    pub read_only: bool,
 }
 
 /// What a statement without a result set did.
@@ -95,6 +96,18 @@ const CONTRACT: [(&str, &str); 8] = [
 impl Connector {
     /// Connects, applies the session contract and makes sure that this server takes writes.
     pub async fn connect(&self) -> Result<Session> {
+        let session = self.connect_reader().await?;
+        if session.facts.read_only {
+            let Address { host, port, .. } = (self.address)()?;
+            return Err(Error::new(Kind::SinkUnavailable, "the server is read-only")
+                .remedy("waiting for the writer to come back; point [mysql] url at the writer if this is a replica")
+                .at(format!("MySQL at {host}:{port}")));
+        }
+        Ok(session)
+    }
+
+    /// The same for who only reads: a replica will do.
+    pub async fn connect_reader(&self) -> Result<Session> {
         let address = (self.address)()?;
         let place = format!("MySQL at {}:{}", address.host, address.port);
         let opening = Conn::new(options(&address));
@@ -103,7 +116,13 @@ impl Connector {
             Ok(Err(error)) => return Err(connect_error(error).at(place)),
             Err(_) => return Err(Error::new(Kind::SinkUnavailable, format!("{place}: no answer to connect"))),
         };
-        let facts = ServerFacts { version: String::new(), mariadb: false, local_infile: false, max_allowed_packet: 0 };
+        let facts = ServerFacts {
+            version: String::new(),
+            mariadb: false,
+            local_infile: false,
+            max_allowed_packet: 0,
+            read_only: false,
+        };
         let mut session =
             Session { conn: Some(conn), timeout: self.statement_timeout, answered: Instant::now(), facts };
         session.agree().await.map_err(|error| error.at(place))?;
@@ -189,11 +208,8 @@ impl Session {
             version: text(0),
             local_infile: switch(1),
             max_allowed_packet: text(2).parse().unwrap_or(4 << 20),
+            read_only: switch(3) || switch(6),
         };
-        if switch(3) || switch(6) {
-            return Err(Error::new(Kind::SinkUnavailable, "the server is read-only")
-                .remedy("waiting for the writer to come back; point [mysql] url at the writer if this is a replica"));
-        }
         if !text(4).contains("STRICT_ALL_TABLES") || text(5) != "+00:00" {
             return Err(Error::new(
                 Kind::SinkConfig,

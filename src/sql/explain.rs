@@ -1,8 +1,8 @@
 //! What the planner made of the models: for people who want to know why one is slow.
 //!
 //! In: planned models. Out: an [`Explanation`], per model what it reads, its logical and its physical plan, and a [`Verdict`] for
-//! every place at which a fast rule took it or could have. Verdicts are read off the physical plan, which is what runs, so that they
-//! can't say anything else.
+//! every place at which a fast rule took it or could have: those about lookups as `index_join` noted them, the others read off the
+//! physical plan, which is what runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,10 +11,9 @@ use std::sync::Arc;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use serde::Serialize;
 
+pub use super::index_join::Verdict;
 use super::plan::Step;
 
-/// A lookup joined by its key: its rows are found by an index that is built when the lookup is loaded.
-pub const INDEX_JOIN: &str = "index join";
 /// `ROW_NUMBER() .. = 1`: the newest row of each key without sorting.
 pub const NEWEST_ROW: &str = "newest row";
 /// A join by equality: each row meets only those that are like it.
@@ -66,19 +65,12 @@ pub struct ModelNode {
     pub physical: String,
 }
 
-/// Whether a fast rule took a place of a model, and why (not).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Verdict {
-    pub rule: &'static str,
-    pub took: bool,
-    pub why: String,
-}
-
 /// A planned model as a node of the graph; `lookups` are names and rows.
 pub(super) fn model(step: &Step, reaches_target: bool, lookups: &BTreeMap<String, usize>) -> ModelNode {
     let plan = step.physical();
     let mut operators = Vec::new();
-    let mut verdicts = Vec::new();
+    // What became of lookups was noted while planning.
+    let mut verdicts = step.verdicts.clone();
     visit(plan, &mut operators, &mut verdicts, lookups);
     ModelNode {
         name: step.name.clone(),
@@ -113,13 +105,7 @@ fn verdict(plan: &Arc<dyn ExecutionPlan>, lookups: &BTreeMap<String, usize>) -> 
     let not = |rule, why: String| Some(Verdict { rule, took: false, why });
     let yes = |rule, why: &str| Some(Verdict { rule, took: true, why: why.to_owned() });
     match plan.name() {
-        "IndexJoinExec" => yes(INDEX_JOIN, "the lookup's rows are found by its key: the cost doesn't grow with it"),
         "LatestExec" => yes(NEWEST_ROW, "the first row of each key is picked in one pass, without sorting"),
-        "HashJoinExec" | "SortMergeJoinExec" => {
-            let (name, rows) = looked_up()?;
-            let how = if plan.name() == "HashJoinExec" { "by hash" } else { "by sorting" };
-            not(INDEX_JOIN, format!("{name} is joined {how} in each batch: the cost grows with its rows, {rows} now"))
-        }
         "NestedLoopJoinExec" | "CrossJoinExec" => {
             let with = looked_up().map(|(name, rows)| format!(" (of {name}, {rows} rows)")).unwrap_or_default();
             let why = format!("each row meets every row of the other side{with}: ON has no equality between the two");

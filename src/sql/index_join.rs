@@ -28,7 +28,7 @@ use super::lookup::slot::{LookupExec, LookupSlot};
 const RULE: &str = "index join";
 
 /// What a rule made of one join or one use of a lookup.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Verdict {
     pub rule: &'static str,
     pub took: bool,
@@ -141,11 +141,9 @@ fn rewrite(join: &HashJoinExec) -> Result<Rewritten> {
 }
 
 /// The operator and by what it joins, or why there is none.
-fn index_join(
-    join: &HashJoinExec,
-    mut lookup: LookupSide,
-    on_left: bool,
-) -> Result<Result<(Arc<dyn ExecutionPlan>, String), String>> {
+type Offer = Result<(Arc<dyn ExecutionPlan>, String), String>;
+
+fn index_join(join: &HashJoinExec, mut lookup: LookupSide, on_left: bool) -> Result<Offer> {
     let keeps = match (join.join_type(), on_left) {
         (JoinType::Inner, _) => Keeps::Matched,
         (JoinType::Left, false) | (JoinType::Right, true) => Keeps::All,

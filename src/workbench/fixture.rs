@@ -7,6 +7,7 @@
 
 pub mod bind;
 pub mod cell;
+pub mod columns;
 mod events;
 mod keys;
 mod read;
@@ -22,7 +23,7 @@ pub use self::keys::{Kind, Section, json_schema};
 pub use self::yaml::{Content, Meaning, Node};
 use crate::config::{OnError, Pipeline, VersionBy};
 use crate::diagnostic::{Diagnostic, Span};
-use crate::generate::OwnedRecord;
+use crate::generate::{OwnedRecord, own_timestamp_ms};
 use crate::position::Partition;
 
 /// Codes of faults in fixtures.
@@ -43,26 +44,7 @@ pub mod code {
     pub const OFFSETS: &str = "AI0514";
     pub const KEY: &str = "AI0515";
     pub const NOTHING_EXPECTED: &str = "AI0516";
-
-    /// Each code and what it stands for.
-    pub const MEANINGS: &[(&str, &str)] = &[
-        (UNREADABLE, "a fixture cannot be read, is not UTF-8, or is too large"),
-        (SYNTAX, "a fixture is not YAML, or holds what fixtures have no use for"),
-        (UNKNOWN_KEY, "unknown key in a fixture"),
-        (MISSING_KEY, "a required key is missing in a fixture"),
-        (WRONG_TYPE, "a value of the wrong type in a fixture"),
-        (TWICE, "a key comes twice in a fixture"),
-        (SAME_NAME, "two cases have one name"),
-        (BAD_EVENT, "an event in a fixture is no JSON object"),
-        (UNKNOWN_MODEL, "a fixture expects rows of a model that doesn't exist"),
-        (UNKNOWN_COLUMN, "a fixture names a column that doesn't exist"),
-        (MISFIT, "a value in a fixture that its column can't hold"),
-        (LOOKUP, "a fixture gives rows of an unknown lookup, or leaves out those of one that isn't in a file"),
-        (NO_SUCH_BATCH, "a fixture expects rows of a batch that isn't given"),
-        (OFFSETS, "offsets in a fixture don't rise"),
-        (KEY, "a row in a fixture lacks its key, or comes twice"),
-        (NOTHING_EXPECTED, "warning: a case expects nothing"),
-    ];
+    pub const FAILS: &str = "AI0517";
 }
 
 /// One case, as written.
@@ -177,6 +159,20 @@ impl Settings {
         pipeline.max_future_skew = self.max_future_skew.unwrap_or(pipeline.max_future_skew);
         pipeline
     }
+}
+
+/// Kafka timestamp of records whose event has no time that a broker would take: ten minutes after 1 700 000 000 s.
+const KAFKA_TS_MS: i64 = 1_700_000_600_000;
+
+/// The first millisecond of the year 2100.
+const TOO_LATE_MS: i64 = 4_102_444_800_000;
+
+/// Kafka timestamp of a record, milliseconds since 1970: the one that is written, or else the event's own time, of which
+/// `ticks_per_second` make a second.
+pub fn kafka_timestamp_ms(record: &OwnedRecord, ticks_per_second: i64) -> i64 {
+    let own = || record.value.as_deref().and_then(|value| own_timestamp_ms(value, ticks_per_second));
+    let own = || own().filter(|own| (0..TOO_LATE_MS).contains(own));
+    record.timestamp_ms.or_else(own).unwrap_or(KAFKA_TS_MS)
 }
 
 /// The folder of a pipeline's fixtures.

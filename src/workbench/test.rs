@@ -86,6 +86,33 @@ impl Report {
         self.cases.iter().filter(|case| !case.failures.is_empty()).count()
     }
 
+    /// All that is wrong as faults: a failing case is one, at the first expectation that isn't met.
+    pub fn into_faults(self) -> Vec<Diagnostic> {
+        let failing = self.cases.iter().filter_map(|case| {
+            let (what, span) = match case.failures.first()? {
+                Failure::Section(section) => {
+                    let row = section.rows.first()?;
+                    let names: Vec<&str> = row
+                        .differs
+                        .iter()
+                        .filter_map(|place| section.columns.get(*place))
+                        .map(String::as_str)
+                        .collect();
+                    let columns = if names.is_empty() { String::new() } else { format!(" in {}", names.join(", ")) };
+                    (format!("{}, a row is {}{columns}", section.title, row.what), row.span)
+                }
+                Failure::Error { expected: Some(_), span, .. } => ("it does not stop as it should".to_owned(), *span),
+                Failure::Error { span, .. } => ("the pipeline stops".to_owned(), *span),
+                Failure::Cut(diff) => (format!("{} comes to something else", diff.cut), case.span),
+            };
+            let what = format!("the case {}/{} fails: {what}", case.pipeline, case.name);
+            let fault = Diagnostic::error(fixture::code::FAILS, what).file(&case.file).span(Some(span));
+            Some(fault.help("`afterimage test` shows the rows"))
+        });
+        let failing: Vec<Diagnostic> = failing.collect();
+        self.faults.into_iter().chain(failing).collect()
+    }
+
     /// Whether every case could run and passed.
     pub fn good(&self) -> bool {
         self.failed() == 0 && !has_errors(&self.faults)

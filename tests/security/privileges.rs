@@ -187,13 +187,30 @@ on_both_servers! {
         // Looking needs SELECT alone, and marking more than that.
         use_account(&rig, &reader);
         for looking in [&["status"][..], &["status", "--format", "json"], &["quarantine", "list", "--state", "discarded"],
-                        &["quarantine", "show", "--partition", "0", "--offset", "5"], &["check", "--online"]] {
+                        &["quarantine", "show", "--partition", "0", "--offset", "5"]] {
             let shown = rig.workspace.run(looking);
             assert_eq!(shown.code(), 0, "{looking:?}: {shown:?}");
         }
         let marked = rig.workspace.run(&["quarantine", "retry", "--all"]);
         assert_eq!(marked.code(), 3, "{marked:?}");
         assert!(marked.stderr.contains("UPDATE command denied"), "{marked:?}");
+
+        // What the service would lack is named before it starts, with the statements that mend it, no more and no less.
+        use_account(&rig, &by_table);
+        let checked = rig.workspace.run(&["check", "--online"]);
+        assert_eq!(checked.code(), 0, "{checked:?}");
+        use_account(&rig, &reader);
+        let checked = rig.workspace.run(&["check", "--online"]);
+        assert_eq!(checked.code(), 1, "{checked:?}");
+        let granted: Vec<&str> =
+            checked.stdout.lines().filter_map(|line| line.split_once("help: GRANT ")).map(|(_, grant)| grant).collect();
+        assert_eq!(granted.len(), documented.by_table.len(), "{checked:?}");
+        for grant in granted {
+            rig.database.execute(&format!("GRANT {}", grant.trim_end_matches(';'))).await;
+        }
+        let checked = rig.workspace.run(&["check", "--online"]);
+        assert_eq!(checked.code(), 0, "{checked:?}");
+        assert!(checked.stdout.contains("topic `") && checked.stdout.contains("records are kept"), "{checked:?}");
         rig.assert_sums_balance().await;
     }
 

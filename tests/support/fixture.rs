@@ -9,12 +9,10 @@ use std::path::Path;
 
 use afterimage::config::{OnError, VersionBy};
 use afterimage::diagnostic::has_errors;
-use afterimage::generate::{OwnedRecord, own_timestamp_ms};
+use afterimage::generate::OwnedRecord;
 use afterimage::oracle::{Late, Place, Row, Sums};
 use afterimage::workbench::fixture::{self, Case, Cells, Node};
 
-/// Kafka timestamp of records whose event has no time that can be read.
-const KAFKA_TS_MS: i64 = 1_700_000_600_000;
 const NS_PER_MS: i64 = 1_000_000;
 
 /// One case.
@@ -102,8 +100,7 @@ fn whole(case: &Case) -> Option<Fixture> {
     };
     let mut batches = given.batches.clone();
     for record in batches.iter_mut().flatten() {
-        let own = || record.value.as_deref().and_then(|value| own_timestamp_ms(value, 1000));
-        record.timestamp_ms = Some(record.timestamp_ms.or_else(own).unwrap_or(KAFKA_TS_MS));
+        record.timestamp_ms = Some(fixture::kafka_timestamp_ms(record, 1000));
     }
     let partitions = batches.iter().flatten().map(|record| record.partition + 1).max().unwrap_or(1);
     let on_error = match case.settings.on_error {

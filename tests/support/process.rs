@@ -11,7 +11,8 @@ use super::servers::scratch;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_afterimage");
 
-/// A directory as an operator has one: `afterimage.toml`, and copies of the shipped `queries/` and `schemas/` to change.
+/// A directory as an operator has one: `afterimage.toml`, and copies of the shipped `queries/` and `schemas/` to change. The shipped
+/// cases aren't there: they hold for the shipped models only.
 pub struct Workspace {
     directory: TempDir,
 }
@@ -24,7 +25,20 @@ impl Workspace {
             let copied = Command::new("cp").arg("-r").arg(&shipped).arg(workspace.path()).status().unwrap();
             assert!(copied.success(), "cannot copy {}", shipped.display());
         }
+        std::fs::remove_dir_all(workspace.path().join("queries/users/tests")).unwrap();
         workspace.write("afterimage.toml", config);
+        workspace
+    }
+
+    /// The same with the shipped cases.
+    pub fn with_cases(config: &str) -> Self {
+        let workspace = Self::new(config);
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("queries/users/tests");
+        for entry in std::fs::read_dir(&shipped).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            workspace.write(&format!("queries/users/tests/{name}"), &std::fs::read_to_string(&path).unwrap());
+        }
         workspace
     }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use afterimage::config::{Config, Pipeline};
-use afterimage::decode::{DecodeOptions, Decoded, Decoder, TimestampUnit, events_schema};
+use afterimage::decode::{Changes, DecodeOptions, Decoded, Decoder, Keyed, TimestampUnit, events_schema};
 use afterimage::diagnostic::{Diagnostic, has_errors, render};
 use afterimage::error::Kind;
 use afterimage::generate::{read_events_file, write_ndjson};
@@ -18,11 +18,11 @@ use afterimage::record::RawRecord;
 use afterimage::schema::SourceSchema;
 use afterimage::schema::compat::differences;
 use afterimage::schema::infer::infer;
-use afterimage::sql::{Engine, Input};
+use afterimage::sql::{Engine, Input, LookupTable};
 use afterimage::workbench;
 use afterimage::workbench::test::{self, CaseReport, Failure, Options, update};
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimestampNanosecondType};
+use arrow::datatypes::{DataType, Date32Type, Field, FieldRef, Fields, TimestampNanosecondType};
 use tempfile::TempDir;
 
 use super::world;
@@ -31,13 +31,14 @@ use super::world;
 pub type Target = fn(&[u8]);
 
 /// The targets by name, which is also the name of a folder in `tests/corpus`.
-pub const ALL: [(&str, Target); 7] = [
+pub const ALL: [(&str, Target); 8] = [
     ("config", config),
     ("decode", decode),
     ("events", events),
     ("fixture", fixture),
     ("lookup", lookup),
     ("models", models),
+    ("records", records),
     ("schema", schema),
 ];
 
@@ -240,6 +241,38 @@ fn lookup(data: &[u8]) {
     if let Err(faults) = read {
         assert!(has_errors(&faults));
         sound(&faults, &String::from_utf8_lossy(&data));
+    }
+}
+
+fn keyed_record<'r>(key: &'r [u8], value: Option<&'r [u8]>) -> RawRecord<'r> {
+    RawRecord { key: Some(key), value, ..raw(0, b"") }
+}
+
+/// A record of a lookup's topic between two good ones: taken or refused, and the others are what they are without it. The first byte
+/// says how many of the others are the record's key.
+fn records(data: &[u8]) {
+    let Some((length, data)) = data.split_first() else { return };
+    let (key, value) = data.split_at(data.len().min(usize::from(*length)));
+    let columns = [("code", DataType::Utf8), ("day", DataType::Date32), ("rate", DataType::Decimal128(10, 4))];
+    let columns = columns.map(|(name, kind)| (name.to_owned(), kind));
+    for names in [vec!["code".to_owned()], vec!["day".to_owned()], vec!["code".to_owned(), "rate".to_owned()]] {
+        let mut keyed = Keyed::new(&columns, &names);
+        let good = |keyed: &mut Keyed, day: &str| {
+            let value = format!("{{\"code\":\"DE\",\"day\":\"{day}\",\"rate\":1}}");
+            keyed.push(&keyed_record(b"{}", Some(value.as_bytes()))).expect("a good record");
+        };
+        good(&mut keyed, "2024-01-01");
+        let taken = [Some(value), None].map(|value| usize::from(keyed.push(&keyed_record(key, value)).is_ok()));
+        good(&mut keyed, "2024-01-02");
+        let Changes { rows, deleted } = keyed.take().expect("what was taken can be put together");
+        assert_eq!((rows.num_rows(), deleted.len()), (2 + taken[0] + taken[1], rows.num_rows()));
+        let days = rows.column(1).as_primitive::<Date32Type>();
+        assert_eq!((days.value(0), days.value(rows.num_rows() - 1)), (19_723, 19_724));
+        for name in &names {
+            assert_eq!(rows.column_by_name(name).map(|column| column.null_count()), Some(0), "no key is NULL");
+        }
+        let mut table = LookupTable::from_batches("it", &names, vec![rows.slice(0, 0)]).expect("an empty table");
+        table.apply(rows, &deleted).expect("rows of its own columns");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use afterimage::demo::server::PrivateServer;
+use afterimage::demo::server::{Flavour, PrivateServer};
 use afterimage::generate::{OwnedRecord, Workload};
 use serde_json::Value;
 
@@ -10,6 +10,7 @@ use super::{event, json_lines};
 use crate::on_both_servers;
 use crate::support::process::Finished;
 use crate::support::rig::{Rig, Variant};
+use crate::support::servers::start_private;
 
 const LONG: Duration = Duration::from_secs(100);
 
@@ -195,5 +196,22 @@ on_both_servers! {
         rig.database.execute("DROP TABLE enriched_user").await;
         let shown = preview(&rig, &["--events", "news.ndjson"]).await;
         assert!(shown.code() == 2 && shown.stderr.contains("there is no table `enriched_user`"), "{shown:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_no_writes_is_good_enough() {
+    for flavour in [Flavour::MySql, Flavour::MariaDb] {
+        let server = start_private(flavour, &[]).await;
+        let rig = after(&server, &[event("c", "ann", "Ann", "DE", 0)], async |_| {}).await;
+        rig.workspace.write("news.ndjson", &event("u", "ann", "Anna", "DE", 9));
+        let reader = rig.database.account("SELECT").await;
+        rig.database.execute("SET GLOBAL read_only = ON").await;
+        let config = std::fs::read_to_string(rig.workspace.path().join("afterimage.toml")).unwrap();
+        rig.workspace.write("reader.toml", &config.replace(&rig.database.url, &reader));
+        let arguments =
+            ["preview", "--config", "reader.toml", "--online", "--events", "news.ndjson", "--format", "ndjson"];
+        let shown = rig.workspace.run(&arguments);
+        assert_eq!((shown.code(), writes(&shown)), (0, expected(&[("ann", "update", "name")])), "{shown:?}");
     }
 }

@@ -126,6 +126,16 @@ fn what_can_be_read_of_a_bad_record_names_its_key() {
     assert_eq!(images(&decoded.salvage)[0][2], json!({ "id": 9, "tags": ["x"] }));
 }
 
+#[test]
+fn what_was_begun_of_a_bad_list_is_taken_back_before_the_next_one() {
+    let bad = event(r#"{"id":1,"tags":["a","b",3],"lines":[{"sku":"x","prices":[1,2]},{"prices":[1,"y"]}]}"#);
+    let other = event(r#"{"id":2,"tags":["c"],"lines":[{"sku":"z","prices":[5]}],"address":7}"#);
+    let decoded = decode(&orders(), &[bad.as_bytes(), other.as_bytes()]);
+    let salvaged = images(&decoded.salvage);
+    assert_eq!(salvaged[0][2], json!({ "id": 1 }));
+    assert_eq!(salvaged[1][2], json!({ "id": 2, "tags": ["c"], "lines": [{ "sku": "z", "prices": [5.0] }] }));
+}
+
 // Proves: R36
 #[test]
 fn depth_inside_of_known_fields_is_bounded() {

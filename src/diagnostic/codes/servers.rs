@@ -55,6 +55,43 @@ pub(super) const CODES: &[Code] = &[
         "`afterimage migrate`",
     ),
     code(
+        "AI0405",
+        "the account lacks a privilege (`check --online`)",
+        "The service would start, and wait at the first statement that the server refuses.",
+        "the account in MySQL",
+        [
+            "GRANT SELECT ON shop.enriched_user TO 'afterimage'@'%';\n",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON shop.enriched_user TO 'afterimage'@'%';\n",
+        ],
+        "run the GRANT that the message has; the page lists all under Accounts",
+    ),
+    code(
+        "AI0406",
+        "warning: the topic is compacted (`check --online`)",
+        "Kafka removes records of which there is a newer one with the same record key. Where that isn't the row's key, whole rows go. \
+         Where it is, the table stays right, but sums and evidence lack what was removed before it was read.",
+        "the topic",
+        ["cleanup.policy=compact\n", "cleanup.policy=delete\n"],
+        "compact only a topic whose record key is the row's key",
+    ),
+    code(
+        "AI0407",
+        "warning: the topic keeps its records for less than three days (`check --online`)",
+        "Records that are deleted before they were read are lost, and the pipeline halts by name.",
+        "the topic",
+        ["retention.ms=3600000\n", "retention.ms=604800000\n"],
+        "raise `retention.ms` above the longest outage, and the age of the backup you would restore",
+    ),
+    code(
+        "AI0408",
+        "a setting of the server that goes against the promises (`check --online`)",
+        "With `binlog_format = STATEMENT` nothing can be written. Without a flush at each commit the server acknowledges \
+         what a crash of its machine then takes away (a warning).",
+        "the server's settings",
+        ["binlog_format = STATEMENT\n", "binlog_format = ROW\ninnodb_flush_log_at_trx_commit = 1\nsync_binlog = 1\n"],
+        "set it as the message says, or accept the warning where the machine's crash is no concern",
+    ),
+    code(
         "AI0410",
         "there is no such table",
         "There is nothing to write to.",
@@ -163,13 +200,5 @@ pub(super) const CODES: &[Code] = &[
             "[pipelines.users.lookups.tiers]\nquery = \"SELECT code, name FROM tiers\"\nkey = [\"code\"]\n",
         ],
         "mend the query, or grant it; then save again, or send SIGHUP",
-    ),
-    code(
-        "AI0435",
-        "a test of the pipeline fails with the changed files (a running service)",
-        "An edit that its own tests contradict would write what nobody expects.",
-        "queries/users/tests/create.yaml",
-        ["expect: what the models made before the edit\n", "expect: what they make now\n"],
-        "`afterimage test` shows what came instead; mend the models or, where the test is out of date, `afterimage test --update`",
     ),
 ];

@@ -104,7 +104,13 @@ impl Topic {
     }
 
     pub(super) fn told(&self) -> Told {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if self.news.is_closed() {
+            told.trouble.get_or_insert_with(|| {
+                "the thread that follows its topic has ended: restart, and report it".to_owned()
+            });
+        }
+        told
     }
 
     /// Why the thread has ended, once.
@@ -148,7 +154,15 @@ impl Reading {
             for warning in warnings {
                 tracing::warn!(lookup = self.lookup.name, "{warning}");
             }
-            return self.load_from(follower);
+            match self.load_from(follower) {
+                // Nothing of it is in use yet: begun anew, by name.
+                Err(error) if error.kind == Kind::PositionLost => {
+                    tracing::warn!(lookup = self.lookup.name, reason = %error, "a lookup's topic is read from its beginning again");
+                    self.keyed.take()?;
+                    thread::sleep(AGAIN);
+                }
+                done => return done,
+            }
         }
         Ok(None)
     }

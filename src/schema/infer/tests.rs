@@ -72,6 +72,9 @@ fn texts_are_times_or_dates_only_if_every_one_is() {
     let fine = r#"{"a":"2024-02-29T00:00:00.123456+01:00"}"#;
     assert_eq!(types(&[r#"{"a":"2024-02-29T00:00:00Z"}"#, fine]), ["a timestamp(us)"]);
     assert_eq!(types(&[fine, r#"{"a":""}"#]), ["a utf8"]);
+    for last in ["2024-02-29", "2024-02-29T00:00:00Z"] {
+        assert_eq!(types(&[r#"{"a":"x"}"#, &format!(r#"{{"a":"{last}"}}"#)]), ["a utf8"]);
+    }
 }
 
 #[test]

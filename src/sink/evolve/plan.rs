@@ -15,7 +15,7 @@ const COPY: &str = "afterimage_plan_";
 pub async fn plan(connector: &Connector, wanted: &Target, key: &[String], wishes: &Wishes) -> Result<Plan> {
     let mut session = connector.connect().await?;
     let actual = match inspect::target(&mut session, &wanted.table, key, None).await? {
-        Ok(actual) => actual.target,
+        Ok(inspected) => inspected.target,
         Err(faults) => {
             let texts: Vec<String> = faults
                 .iter()

@@ -24,8 +24,8 @@ struct Seen<'m> {
     otherwise: bool,
     /// Conditions, taken apart.
     conditions: Vec<Expr>,
-    /// New names of columns: (old, new).
-    renamed: Vec<(String, String)>,
+    /// New names of columns: (old, new), and whether the value is the same.
+    renamed: Vec<(String, String, bool)>,
 }
 
 pub(super) fn latest(spec: &ModelSpec, models: &Models, steps: &[Step], faults: &mut Vec<Diagnostic>) {
@@ -79,10 +79,10 @@ fn look<'m>(model: &'m Model, plan: &LogicalPlan, seen: &mut Seen<'m>) {
             }
             LogicalPlan::Projection(projection) => {
                 for expr in &projection.expr {
-                    if let Expr::Alias(alias) = expr
-                        && let Expr::Column(column) = alias.expr.as_ref()
-                    {
-                        seen.renamed.push((column.name.clone(), alias.name.clone()));
+                    let Expr::Alias(alias) = expr else { continue };
+                    let same = matches!(alias.expr.as_ref(), Expr::Column(_));
+                    for column in alias.expr.column_refs() {
+                        seen.renamed.push((column.name.clone(), alias.name.clone(), same));
                     }
                 }
             }
@@ -95,41 +95,59 @@ fn look<'m>(model: &'m Model, plan: &LogicalPlan, seen: &mut Seen<'m>) {
 
 /// A condition must let the first row of each key through, and no other.
 fn first_only(model: &Model, name: &str, seen: &Seen<'_>) -> Option<Diagnostic> {
-    let mut names = BTreeSet::from([name.to_owned()]);
-    for _ in 0..seen.renamed.len() {
-        let more: Vec<String> =
-            seen.renamed.iter().filter(|(old, _)| names.contains(old)).map(|(_, new)| new.clone()).collect();
-        let known = names.len();
-        names.extend(more);
-        if names.len() == known {
-            break;
-        }
-    }
-    let about = |condition: &&Expr| condition.column_refs().iter().any(|column| names.contains(&column.name));
+    let names = names_of(name, &seen.renamed, false);
+    // What was computed from the number may well stand for it.
+    let computed = names_of(name, &seen.renamed, true);
+    let mentions = |condition: &Expr, names: &BTreeSet<String>| {
+        condition.column_refs().iter().any(|column| names.contains(&column.name))
+    };
     let place = |what: &str| locate::word_any_case(&model.sql, what);
     let help = "add the condition that the number equals 1";
-    let Some(condition) = seen.conditions.iter().find(about) else {
+    let about: Vec<&Expr> = seen.conditions.iter().filter(|condition| mentions(condition, &names)).collect();
+    let Some(condition) = about.first() else {
+        if seen.conditions.iter().any(|condition| mentions(condition, &computed)) {
+            return None;
+        }
         let message = "rows are numbered, but no condition takes the first: all rows of a key get through";
         return Some(Diagnostic::error("AI0132", message).file(&model.file).span(place("ROW_NUMBER")).help(help));
     };
+    // One that can't be read may be the right one.
+    if about.iter().any(|condition| takes_first(condition).unwrap_or(true)) {
+        return None;
+    }
+    let message = format!("the condition {} doesn't take exactly the first row of a key", condition.human_display());
+    let column = condition.column_refs().into_iter().next().map(|column| column.name.clone()).unwrap_or_default();
+    let span = locate::last_word(&model.sql, &column).or_else(|| place("ROW_NUMBER"));
+    Some(Diagnostic::error("AI0132", message).file(&model.file).span(span).help(help))
+}
+
+/// Whether the condition lets the number 1 through and no greater one; `None` for one of another form.
+fn takes_first(condition: &Expr) -> Option<bool> {
     let Expr::BinaryExpr(compared) = condition else { return None };
     let (op, value) = match (compared.left.as_ref(), compared.right.as_ref()) {
         (Expr::Column(_), Expr::Literal(value, _)) => (compared.op, value),
         (Expr::Literal(value, _), Expr::Column(_)) => (compared.op.swap()?, value),
         _ => return None,
     };
-    let number = match value {
-        ScalarValue::Int64(Some(number)) => *number,
-        _ => return None,
-    };
-    let first = matches!((op, number), (Operator::Eq | Operator::LtEq, 1) | (Operator::Lt, 2));
-    (!first).then(|| {
-        let message =
-            format!("the condition {} doesn't take exactly the first row of a key", condition.human_display());
-        let column = condition.column_refs().into_iter().next().map(|column| column.name.clone()).unwrap_or_default();
-        let span = locate::last_word(&model.sql, &column).or_else(|| place("ROW_NUMBER"));
-        Diagnostic::error("AI0132", message).file(&model.file).span(span).help(help)
-    })
+    let ScalarValue::Int64(Some(number)) = value else { return None };
+    Some(matches!((op, number), (Operator::Eq | Operator::LtEq, 1) | (Operator::Lt, 2)))
+}
+
+/// All names of the column `name`; with `computed` also those of what is made from it.
+fn names_of(name: &str, renamed: &[(String, String, bool)], computed: bool) -> BTreeSet<String> {
+    let mut names = BTreeSet::from([name.to_owned()]);
+    loop {
+        let known = names.len();
+        let more: Vec<String> = renamed
+            .iter()
+            .filter(|(old, _, same)| (*same || computed) && names.contains(old))
+            .map(|(_, new, _)| new.clone())
+            .collect();
+        names.extend(more);
+        if names.len() == known {
+            return names;
+        }
+    }
 }
 
 /// Rows must be numbered per key: of more columns, and a key has several first rows; of fewer, and keys lose theirs.

@@ -2,17 +2,19 @@
 //!
 //! It keeps no state between two runs and holds one version of the lookup per run. Rows come out in the order of the input.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{filter_record_batch, take};
+use arrow::compute::kernels::nullif::nullif;
+use arrow::compute::{filter, filter_record_batch, take};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -86,13 +88,26 @@ impl IndexJoinExec {
 
     fn over(input: Arc<dyn ExecutionPlan>, join: Arc<Join>) -> Self {
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&join.schema)),
+            EquivalenceProperties::new_with_orderings(Arc::clone(&join.schema), orderings(&input, &join)),
             Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
             EmissionType::Incremental,
             input.boundedness(),
         );
         Self { input, join, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() }
     }
+}
+
+/// The orders of the input that rows still have: up to the first column that doesn't come out.
+fn orderings(input: &Arc<dyn ExecutionPlan>, join: &Join) -> Vec<Vec<PhysicalSortExpr>> {
+    let passed_on = |sort: &PhysicalSortExpr| {
+        let column = (sort.expr.as_ref() as &dyn Any).downcast_ref::<Column>()?;
+        let index = join.output.iter().position(|from| *from == From::Input(column.index()))?;
+        let expr = Arc::new(Column::new(join.schema.fields().get(index)?.name(), index));
+        Some(PhysicalSortExpr { expr, options: sort.options })
+    };
+    let known = input.equivalence_properties().oeq_class().iter();
+    let kept = known.map(|ordering| ordering.iter().map_while(passed_on).collect::<Vec<_>>());
+    kept.filter(|ordering| !ordering.is_empty()).collect()
 }
 
 impl DisplayAs for IndexJoinExec {
@@ -132,10 +147,6 @@ impl ExecutionPlan for IndexJoinExec {
             }
         }
         Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
     }
 
     fn replace_children(
@@ -185,7 +196,7 @@ impl ExecutionPlan for IndexJoinExec {
 
 impl Join {
     fn batch(&self, table: &LookupTable, input: &RecordBatch) -> Result<RecordBatch> {
-        let mut found = self.find(table, input)?;
+        let (keys, mut found) = self.find(table, input)?;
         for condition in &self.conditions {
             condition.judge(table, input, &mut found)?;
         }
@@ -197,29 +208,46 @@ impl Join {
         match kept {
             Some(kept) if kept.true_count() < kept.len() => {
                 let input = filter_record_batch(input, &kept)?;
+                let keys = keys.iter().map(|key| filter(key, &kept)).collect::<Result<Vec<_>, _>>()?;
                 let found: Vec<Option<u32>> =
                     found.into_iter().zip(kept.values()).filter_map(|(row, kept)| kept.then_some(row)).collect();
-                self.columns(table, &input, &found)
+                self.columns(table, &input, &keys, &found)
             }
-            _ => self.columns(table, input, &found),
+            _ => self.columns(table, input, &keys, &found),
         }
     }
 
-    /// The number of the lookup's row for each row of the input.
-    fn find(&self, table: &LookupTable, input: &RecordBatch) -> Result<Vec<Option<u32>>> {
+    /// What is looked up for each row of the input, and the number of the row that was found.
+    fn find(&self, table: &LookupTable, input: &RecordBatch) -> Result<(Vec<ArrayRef>, Vec<Option<u32>>)> {
         let rows = input.num_rows();
         let values = self.keys.iter().map(|key| key.evaluate(input)?.into_array(rows));
         let values = values.collect::<Result<Vec<ArrayRef>>>()?;
         let Some(keys) = KeyColumn::all(&values) else {
             return Err(DataFusionError::Internal("an index join by a type that can't be a key".to_owned()));
         };
-        Ok((0..rows).map(|row| table.find(&keys, row)).collect())
+        let found = (0..rows).map(|row| table.find(&keys, row)).collect();
+        Ok((values, found))
     }
 
-    fn columns(&self, table: &LookupTable, input: &RecordBatch, found: &[Option<u32>]) -> Result<RecordBatch> {
+    fn columns(
+        &self,
+        table: &LookupTable,
+        input: &RecordBatch,
+        keys: &[ArrayRef],
+        found: &[Option<u32>],
+    ) -> Result<RecordBatch> {
         let columns = self.output.iter().map(|from| match from {
             From::Input(column) => Ok(Arc::clone(input.column(*column))),
-            From::Lookup(column) => table.take(*column, found),
+            From::Lookup(column) => {
+                match table.key().iter().position(|key| key == column).and_then(|at| keys.get(at)) {
+                    // What was looked up is what stands there, and lies much nearer.
+                    Some(key) => {
+                        let missed: BooleanArray = found.iter().map(|row| Some(row.is_none())).collect();
+                        nullif(key, &missed)
+                    }
+                    None => table.take(*column, found),
+                }
+            }
         });
         let options = RecordBatchOptions::new().with_row_count(Some(input.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns.collect::<Result<_, _>>()?, &options)?)

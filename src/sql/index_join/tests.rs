@@ -104,7 +104,7 @@ fn events(kind: &DataType, rows: &[Row]) -> RecordBatch {
 fn lookups(kind: &DataType, rows: &[Row]) -> (LookupTable, LookupTable) {
     let mut seen = std::collections::HashSet::new();
     // Values of a type with few values fall together.
-    let same = |pick: u32| if *kind == DataType::Boolean { u32::from(pick % 7 > 0) } else { pick % 7 };
+    let same = |pick: u32| if *kind == DataType::Boolean { u32::from(!pick.is_multiple_of(7)) } else { pick % 7 };
     let two: Vec<Row> = rows
         .iter()
         .filter(|row| row.0.zip(row.1).is_some_and(|(a, b)| seen.insert((same(a), b % 7))))

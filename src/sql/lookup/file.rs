@@ -323,7 +323,13 @@ fn ndjson_chunks(columns: &[Column], file: &mut File) -> Result<Vec<RecordBatch>
     Ok(chunks)
 }
 
+/// The library panics on some damaged files: to whoever wrote the file that is the same as any other fault.
 fn parquet(file: File) -> Result<Read, ArrowError> {
+    let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| parquet_chunks(file)));
+    read.unwrap_or_else(|_| Err(ArrowError::ParquetError("the file is damaged".to_owned())))
+}
+
+fn parquet_chunks(file: File) -> Result<Read, ArrowError> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(CHUNK_ROWS);
     let schema = Arc::clone(builder.schema());
     let mut chunks = Vec::new();

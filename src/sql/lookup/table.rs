@@ -172,6 +172,11 @@ impl LookupTable {
         }
     }
 
+    /// Places of the key columns, in the key's order.
+    pub(in crate::sql) fn key(&self) -> &[usize] {
+        &self.key
+    }
+
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
@@ -278,7 +283,7 @@ impl LookupTable {
             let earlier = self.find(&self.chunks[at].key, row);
             match earlier {
                 Some(found) if !is_delete && self.same_row(found, &self.chunks[at].rows, row) => {
-                    self.chunks[at].bury(row)
+                    self.chunks[at].bury(row);
                 }
                 Some(found) => {
                     self.replace(found, (!is_delete).then(|| number(at, row)));

@@ -115,3 +115,72 @@ fn the_shipped_countries_are_all_there() {
     assert!(codes.iter().all(|code| code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_uppercase())));
     assert!(text.lines().any(|line| line == "DE,Germany,Europe"));
 }
+
+#[tokio::test]
+async fn a_damaged_parquet_file_is_refused_or_read_and_never_a_panic() {
+    let column = |name: &str| {
+        let values = (0..300).map(|row| (row % 7 > 0).then(|| format!("{name} {row}")));
+        Arc::new(values.collect::<StringArray>()) as ArrayRef
+    };
+    let numbers = Arc::new(Int64Array::from_iter_values(0..300)) as ArrayRef;
+    let rows = RecordBatch::try_from_iter_with_nullable([
+        ("code", numbers, false),
+        ("name", column("name"), true),
+        ("region", column("region"), true),
+    ]);
+    let mut whole = Vec::new();
+    let rows = rows.unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut whole, rows.schema(), None).unwrap();
+    writer.write(&rows).unwrap();
+    writer.close().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut refused = 0;
+    let mut judge = |bytes: &[u8]| {
+        let path = write(dir.path(), "it.parquet", "");
+        std::fs::write(&path, bytes).unwrap();
+        refused += usize::from(super::super::LookupTable::from_file("it", &["code".to_owned()], &path).is_err());
+    };
+    for place in 0..whole.len() {
+        // Every byte of the footer, and some of the others.
+        if place + 1500 > whole.len() || place % 7 == 0 {
+            for mask in [0xff, 0x01, 0x80] {
+                let mut damaged = whole.clone();
+                damaged[place] ^= mask;
+                judge(&damaged);
+            }
+        }
+    }
+    for length in (0..whole.len()).step_by(37) {
+        judge(&whole[..length]);
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[tokio::test]
+async fn ndjson_names_the_line_of_every_fault() {
+    let good = "{\"code\":\"DE\",\"name\":\"a\",\"region\":null}\n";
+    let found = faults("it.ndjson", &format!("{good}\n{good}")).await;
+    assert_eq!((found[0].0, found[0].1), ("AI0304", Some(3)));
+    assert!(found[0].2.contains("line 3 stands in line 1 already"), "{found:?}");
+    let lines =
+        "{\"code\":\"FR\"} {\"code\":\"JP\"}\n{\"code\":1}\n{\"code\":\"US\",\"code\":\"GB\"}\n[]\n{\"code\":\"IT\"\n";
+    let found = faults("it.ndjson", &format!("{good}{lines}")).await;
+    let shown: Vec<String> = found.iter().map(|(code, line, text)| format!("{code} {line:?} {text}")).collect();
+    for (number, words) in
+        [(2, "no JSON"), (3, "a number here, and a string in line 1"), (4, "twice"), (5, "is an array"), (6, "no JSON")]
+    {
+        let place = format!("AI0302 Some({number}) ");
+        assert!(shown.iter().any(|line| line.starts_with(&place) && line.contains(words)), "{number}: {shown:?}");
+    }
+    assert_eq!(found.len(), 5);
+}
+
+/// What is told apart by rows here is by lines elsewhere.
+#[tokio::test]
+async fn duplicates_of_rows_without_lines_are_named_by_their_rows() {
+    let column = |values: Vec<&str>| Arc::new(StringArray::from(values)) as ArrayRef;
+    let rows = RecordBatch::try_from_iter(["code", "name", "region"].map(|name| (name, column(vec!["a", "b", "a"]))));
+    let lookups = vec![LookupSpec { from: LookupFrom::Table(rows.unwrap()), ..spec().lookups[0].clone() }];
+    let found = prepare(&ModelSpec { lookups, ..spec() }).await.unwrap_err();
+    assert!(found[0].message.contains("row 3 stands in row 1 already"), "{found:?}");
+}

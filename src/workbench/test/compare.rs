@@ -2,8 +2,9 @@
 
 use datafusion::common::ScalarValue;
 
-use super::super::fixture::bind::{self, Check, What, Wish};
+use super::super::fixture::bind::{Check, What, Wish};
 use super::super::fixture::cell::{Column, Form};
+use super::super::fixture::columns;
 use super::super::{Tables, Turn};
 use crate::decode::TimestampUnit;
 use crate::diagnostic::Span;
@@ -57,7 +58,7 @@ pub fn found(check: &Check, turns: &[Turn], tables: &Tables) -> Vec<FoundRow> {
         }
         What::Tombstones => tables
             .standing_tombstones()
-            .map(|(key, at)| bind::key_cells(key, tables).into_iter().chain(version(at)).collect())
+            .map(|(key, at)| columns::key_cells(key, tables).into_iter().chain(version(at)).collect())
             .collect(),
         What::Quarantine => tables
             .quarantine
@@ -72,7 +73,7 @@ pub fn found(check: &Check, turns: &[Turn], tables: &Tables) -> Vec<FoundRow> {
                 row.push(text(why.and_then(|why| why.model.as_deref())));
                 row.push(text(why.and_then(|why| why.column.as_deref())));
                 row.push(text(why.map(|why| why.reason.as_str())));
-                row.push(text(Some(&bind::keys_text(&record.keys, tables.key_len()))));
+                row.push(text(Some(&columns::keys_text(&record.keys, tables.key_len()))));
                 row
             })
             .collect(),
@@ -81,7 +82,7 @@ pub fn found(check: &Check, turns: &[Turn], tables: &Tables) -> Vec<FoundRow> {
             .iter()
             .map(|((position, key), late)| {
                 let mut row = place(position.partition, position.offset);
-                row.extend(bind::key_cells(key, tables));
+                row.extend(columns::key_cells(key, tables));
                 row.extend([int(late.ts_ns), int(late.known.ts_ns), int(late.known.offset)]);
                 row
             })
@@ -90,7 +91,7 @@ pub fn found(check: &Check, turns: &[Turn], tables: &Tables) -> Vec<FoundRow> {
             .sums
             .iter()
             .map(|(partition, sums)| {
-                let counts = bind::counts(sums).map(int);
+                let counts = columns::counts(sums).map(int);
                 std::iter::once(ScalarValue::Int32(Some(*partition))).chain(counts).collect()
             })
             .collect(),

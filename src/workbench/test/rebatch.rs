@@ -3,7 +3,8 @@
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-use super::super::fixture::bind::{self, Bound};
+use super::super::fixture::bind::Bound;
+use super::super::fixture::columns;
 use super::super::{Bench, Tables};
 use super::go;
 use crate::generate::OwnedRecord;
@@ -97,10 +98,10 @@ fn interleaved(records: &[OwnedRecord], rng: &mut Xoshiro256PlusPlus) -> Vec<Own
 
 /// All that may not depend on the cut, as `what` and its text.
 fn lines(tables: &Tables, bound: &Bound) -> Vec<(String, String)> {
-    let columns = bind::columns_of(tables);
+    let target = columns::columns_of(tables);
     let mut lines = Vec::new();
     for (key, row) in &tables.rows {
-        let cells = columns.iter().zip(&row.cells);
+        let cells = target.iter().zip(&row.cells);
         let cells: Vec<String> =
             cells.map(|(column, cell)| format!("{}: {}", column.name, column.show(cell, bound.unit))).collect();
         let version = row.version;
@@ -117,7 +118,7 @@ fn lines(tables: &Tables, bound: &Bound) -> Vec<(String, String)> {
     for (position, record) in &tables.quarantine {
         let why = record.why.as_ref();
         let (stage, reason) = (why.map_or("", |why| why.stage.name()), why.map_or("", |why| why.reason.as_str()));
-        let keys = bind::keys_text(&record.keys, tables.key_len());
+        let keys = columns::keys_text(&record.keys, tables.key_len());
         lines.push((format!("quarantine {position}"), format!("{} {stage} {keys} {reason}", record.state())));
     }
     for ((position, key), late) in &tables.out_of_order {
@@ -126,7 +127,7 @@ fn lines(tables: &Tables, bound: &Bound) -> Vec<(String, String)> {
         lines.push((format!("out of order {position} {key}"), format!("{} ns, behind {known}", late.ts_ns)));
     }
     for (partition, sums) in &tables.sums {
-        let steady = bind::SUMS.iter().zip(bind::counts(sums)).take(bind::STEADY_SUMS);
+        let steady = columns::SUMS.iter().zip(columns::counts(sums)).take(columns::STEADY_SUMS);
         let counts: Vec<String> = steady.map(|(name, count)| format!("{name} {count}")).collect();
         lines.push((format!("sums of partition {partition}"), counts.join(", ")));
     }

@@ -158,21 +158,15 @@ async fn order_counts_where_it_is_asked_for() {
 async fn a_model_that_depends_on_the_cut_is_caught_by_other_cuts_alone() {
     let case = r#"given:
   batches:
-    - - {op: c, after: {userId: "1", name: Ada}, timestamp: 1700000001000}
-      - {op: c, after: {userId: "2", name: Bob}, timestamp: 1700000002000}
+    - - {op: c, after: {userId: "1", name: Ada}, timestamp: 1700000002000}
+      - {op: u, after: {userId: "1", name: late}, timestamp: 1700000001000}
 expect:
-  table:
-    - {user_id: "1", email: Bob}
-    - {user_id: "2"}
+  out_of_order:
+    - {offset: 1, user_id: "1"}
 "#;
     let workspace = Workspace::new(case);
-    // The next event of the batch, whoever it is about: no aggregate, and one row for each.
-    workspace.edit("enriched.sql", "c.email,", "n.name AS email,");
-    workspace.edit(
-        "enriched.sql",
-        "FROM changes c",
-        "FROM changes c\nLEFT JOIN changes n ON n._offset = c._offset + 1",
-    );
+    // Evidence only against events of the same batch.
+    workspace.edit("out_of_order.sql", "WHERE ts < earlier_ts OR ts < _known_ts", "WHERE ts < earlier_ts");
     assert_eq!(
         wrong(&workspace.run().await),
         Vec::<String>::new(),
@@ -183,7 +177,23 @@ expect:
     assert_eq!(wrong(&report), ["cut one event per batch"]);
     let Failure::Cut(diff) = &report.cases[0].failures[0] else { panic!("{report:?}") };
     assert_eq!(diff.batches, "0@0 | 0@1");
-    assert!(diff.lines[0].starts_with("row [\"1\"]") && diff.lines[0].contains("email: null"), "{:?}", diff.lines);
+    assert!(
+        diff.lines.len() == 1 && diff.lines[0].starts_with("out of order partition 0 offset 1"),
+        "{:?}",
+        diff.lines
+    );
+}
+
+#[tokio::test]
+async fn a_failing_case_is_a_fault_for_whoever_takes_up_an_edit() {
+    let workspace = Workspace::new(&format!("{GIVEN}expect:\n  table:\n    - {{user_id: \"1\", name: Eve}}\n"));
+    let faults = workspace.run().await.into_faults();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!(faults[0].code, fixture::code::FAILS);
+    assert_eq!(faults[0].message, "the case users/case fails: table, a row is different in name");
+    assert_eq!(faults[0].span.map(|span| (span.line, span.column)), Some((9, 28)));
+    workspace.edit("changes.sql", "after.name    AS name", "'Eve'         AS name");
+    assert_eq!(workspace.run().await.into_faults(), []);
 }
 
 // Proves: P1

@@ -113,8 +113,8 @@ impl Rewriter<'_> {
             }
         }
         edits.extend(gone.iter().map(|wish| self.removed(wish)));
-        let stays = self.check.wishes.iter().zip(&pairs.of_wish).filter(|(_, row)| row.is_some());
-        let last = stays.last().map(|(wish, _)| wish.node.bytes.clone());
+        let mut stays = self.check.wishes.iter().zip(&pairs.of_wish).filter(|(_, row)| row.is_some());
+        let last = stays.next_back().map(|(wish, _)| wish.node.bytes.clone());
         if let (Some(last), false) = (last, news.is_empty()) {
             let indent = self.indent_of_item(last.start);
             let names = self.names();
@@ -257,10 +257,10 @@ impl Rewriter<'_> {
     fn row(&self, row: &FoundRow, names: &[usize]) -> String {
         if let (What::Tombstones, [place]) = (&self.check.what, self.check.key.as_slice()) {
             // A key of one column is enough; its version only where others have theirs.
-            if self.check.wishes.iter().all(|wish| wish.cells.len() == 1) {
-                if let (Some(value), Some(column)) = (row.get(*place), self.check.columns.get(*place)) {
-                    return column.show(value, self.unit);
-                }
+            if self.check.wishes.iter().all(|wish| wish.cells.len() == 1)
+                && let (Some(value), Some(column)) = (row.get(*place), self.check.columns.get(*place))
+            {
+                return column.show(value, self.unit);
             }
         }
         let cells = names.iter().filter_map(|place| {
