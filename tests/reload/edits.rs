@@ -212,9 +212,9 @@ on_both_servers! {
         std::fs::write(&path, latest.replace("SELECT user_id, name,", "SELECT user_id, upper(name) AS name,")).unwrap();
         let refused = wait_for_status(port, |status| status["reload"]["state"] == "refused").await;
         let fault = &refused["reload"]["faults"][0];
-        assert_eq!((&fault["code"], &refused["generation"]), (&json!("AI0435"), &json!(1)), "{refused:#}");
+        assert_eq!((&fault["code"], &refused["generation"]), (&json!("AI0517"), &json!(1)), "{refused:#}");
         assert!(fault["file"].as_str().unwrap().contains("queries/users/tests/"), "{refused:#}");
-        running.wait_for_line(0, &["ERROR", "AI0435", "queries/users/tests/", "line="], LONG).await;
+        running.wait_for_line(0, &["ERROR", "AI0517", "queries/users/tests/", "line="], LONG).await;
         // The tests are brought in line: that is a change of the files, too.
         std::fs::remove_file(rig.workspace.path().join("queries/users/tests/what_stands.yaml")).unwrap();
         let updated = rig.workspace.run(&["test", "--update"]);
