@@ -53,7 +53,7 @@ pub struct Comparison {
 /// Runs the demo; prints to standard output.
 pub async fn run(options: &Options) -> Result<Comparison> {
     let home = Home::new(options.folder.as_deref())?;
-    println!("starting a private {} and an embedded broker", options.program.version);
+    say!("starting a private {} and an embedded broker", options.program.version);
     let server_home = tempfile::Builder::new().prefix("afterimage-demo-db-").tempdir_in("/var/tmp");
     let server_home = server_home.map_err(|error| trouble("no folder for the database").source(error))?;
     let mut server = PrivateServer::start(&options.program, server_home, &[]).await?;
@@ -67,7 +67,7 @@ pub async fn run(options: &Options) -> Result<Comparison> {
     let service = start(&config).await?;
     let health = service.health.first().cloned().ok_or_else(|| trouble("no pipeline was started"))?;
     joined(&health).await?;
-    println!(
+    say!(
         "streaming {} changes of {} users: late, repeated, key-changing, failing ones among them",
         records.len(),
         workload.users
@@ -76,7 +76,7 @@ pub async fn run(options: &Options) -> Result<Comparison> {
     // Paced, so that there is something to see; a tenth of what it could take.
     let rate = (options.events / 8).max(500);
     stream(&broker, &records, rate, &health, &server).await?;
-    println!("all applied {:.1} s after the first was sent", started.elapsed().as_secs_f64());
+    say!("all applied {:.1} s after the first was sent", started.elapsed().as_secs_f64());
 
     let comparison = compare(&server, &records).await?;
     summary(&records, &health, &comparison);
@@ -157,7 +157,7 @@ async fn start(config: &Config) -> Result<Service> {
 
 /// Waits until the service has been given all partitions, which takes a moment in a fresh group.
 async fn joined(health: &Health) -> Result<()> {
-    println!("waiting for the service to join the consumer group");
+    say!("waiting for the service to join the consumer group");
     let give_up = Instant::now() + Duration::from_secs(60);
     while health.snapshot().owned.len() < PARTITIONS as usize {
         if Instant::now() > give_up {
@@ -230,20 +230,27 @@ async fn compare(server: &PrivateServer, records: &[OwnedRecord]) -> Result<Comp
 fn summary(records: &[OwnedRecord], health: &Health, comparison: &Comparison) {
     let totals = health.snapshot().totals;
     let expected = &comparison.expected;
-    println!(
+    say!(
         "\nread {} = ignored {} + refused {} + held {} + accepted {}",
-        totals.read, totals.ignored, totals.refused, totals.held, totals.accepted
+        totals.read,
+        totals.ignored,
+        totals.refused,
+        totals.held,
+        totals.accepted
     );
-    println!(
+    say!(
         "changes {} = upserted {} + deleted {} + superseded {}",
-        totals.changes, totals.upserted, totals.deleted, totals.superseded
+        totals.changes,
+        totals.upserted,
+        totals.deleted,
+        totals.superseded
     );
-    println!(
+    say!(
         "in quarantine {} records; out of order {} events, each listed with both positions",
         expected.quarantine.len(),
         expected.out_of_order.len()
     );
-    println!(
+    say!(
         "compared with an independent fold of the {} records: {} rows, {} quarantined, {} out of order, {} tombstones: {} differences",
         records.len(),
         expected.rows.len(),
@@ -253,16 +260,16 @@ fn summary(records: &[OwnedRecord], health: &Health, comparison: &Comparison) {
         comparison.faults.len()
     );
     for fault in &comparison.faults {
-        println!("  {fault}");
+        say!("  {fault}");
     }
 }
 
 async fn keep(home: &Path, server: &PrivateServer) {
     let config = home.join("afterimage.toml");
-    println!("\neverything stays up until Ctrl-C. Look around, e.g.:");
-    println!("  afterimage status --config {}", config.display());
-    println!("  afterimage quarantine list --config {}", config.display());
-    println!(
+    say!("\neverything stays up until Ctrl-C. Look around, e.g.:");
+    say!("  afterimage status --config {}", config.display());
+    say!("  afterimage quarantine list --config {}", config.display());
+    say!(
         "  mysql --host=127.0.0.1 --port={} --user={} --password=... afterimage   (it is in mysql-password, beside the config)",
         server.port(),
         server.account()

@@ -22,7 +22,7 @@ pub(crate) fn reach(name: &str) {
     let _: Option<()> = fail::eval(name, |act| match act.as_deref() {
         Some("kill") => signal_self(libc::SIGKILL),
         Some("stop") => signal_self(libc::SIGSTOP),
-        other => eprintln!("failpoint {name}: there is no act {other:?}, only kill and stop"),
+        other => warn_user!("failpoint {name}: there is no act {other:?}, only kill and stop"),
     });
 }
 

@@ -18,6 +18,11 @@
 //! - **P5 Isolation.** A bad record, user or pipeline never stops another; a sick database is never a bad record.
 //! - **P6 Nothing silent.** Lost data, re-created topics, values MySQL would change, unknown config keys: each is named.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+#[macro_use]
+mod say;
+
 pub mod check;
 pub mod cli;
 pub mod config;

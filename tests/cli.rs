@@ -317,3 +317,17 @@ fn a_faulty_case_is_a_fault_for_check_and_for_test() {
     assert_eq!(tested.code(), 1, "{tested:?}");
     assert!(tested.stderr.contains("AI0510"), "{tested:?}");
 }
+
+#[test]
+fn a_reader_that_goes_away_is_no_reason_to_panic() {
+    let workspace = workspace();
+    let program = env!("CARGO_BIN_EXE_afterimage");
+    // The reader is gone before the first line is written.
+    for command in ["check --explain", "test --list", "status", "schema check"] {
+        let line = format!("(sleep 0.5; {program} {command}) | true");
+        let shell =
+            std::process::Command::new("sh").args(["-c", &line]).current_dir(workspace.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&shell.stderr);
+        assert!(!said.contains("panic"), "{command}: {said}");
+    }
+}

@@ -69,7 +69,7 @@ fn explain(code: &str) -> Exit {
                 || "`afterimage check --explain` lists all".to_owned(),
                 |meant| format!("did you mean {meant}?"),
             );
-            eprintln!("error: there is no code {code:?}: {help}");
+            warn_user!("error: there is no code {code:?}: {help}");
             return Exit::Config;
         }
     };

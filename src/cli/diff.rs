@@ -108,7 +108,7 @@ fn old(args: &DiffArgs, pipeline: &Pipeline) -> Result<Old, Exit> {
         (None, Some(rev)) => {
             let at = revision::read(pipeline, rev).map_err(|error| load::fail(&error))?;
             for path in &at.as_now {
-                eprintln!("warning: there was no {} at {rev}: the old side uses what is there now", path.display());
+                warn_user!("warning: there was no {} at {rev}: the old side uses what is there now", path.display());
             }
             Ok(Old::Revision(Box::new(at)))
         }
@@ -140,7 +140,7 @@ fn show_faults(side: &str, faults: &[Diagnostic], old: &Old, revision: &str) {
     if let Old::Revision(at) = old {
         text = at.copies.renamed(&text, revision);
     }
-    eprintln!("faults of {side}:\n{text}");
+    warn_user!("faults of {side}:\n{text}");
 }
 
 async fn turn(mut bench: Bench, batches: &[&[OwnedRecord]], side: &str) -> Result<Tables, Exit> {

@@ -33,7 +33,7 @@ pub async fn run(args: &GenerateArgs) -> Exit {
 fn finish(done: Result<u64>) -> Exit {
     match done {
         Ok(count) => {
-            eprintln!("{count} events");
+            warn_user!("{count} events");
             Exit::Done
         }
         Err(error) => load::fail(&error),

@@ -30,14 +30,14 @@ async fn list(args: &GenerationsArgs) -> Result<(), Exit> {
         if args.format == Format::Json {
             for entry in entries {
                 let here = entry.fingerprint == here;
-                println!("{}", serde_json::json!({ "pipeline": name, "entry": entry, "here": here }));
+                say!("{}", serde_json::json!({ "pipeline": name, "entry": entry, "here": here }));
             }
             continue;
         }
-        println!("pipeline {name}; the files here are {}", here.get(..12).unwrap_or_default());
-        println!("  {:>10}  {:<12}  {:<26}  {:>10}  by", "generation", "fingerprint", "first seen (UTC)", "wrote last");
+        say!("pipeline {name}; the files here are {}", here.get(..12).unwrap_or_default());
+        say!("  {:>10}  {:<12}  {:<26}  {:>10}  by", "generation", "fingerprint", "first seen (UTC)", "wrote last");
         for entry in entries {
-            println!(
+            say!(
                 "  {:>10}  {:<12}  {:<26}  {:>10}  {}{}",
                 entry.generation,
                 entry.fingerprint.get(..12).unwrap_or_default(),
@@ -64,10 +64,10 @@ async fn adopt(config: &Config, name: Option<&str>) -> Result<(), Exit> {
     let name = &pipeline.name;
     match done.map_err(|error| load::fail(&error))? {
         Registered::Known(generation) => {
-            println!("pipeline {name}: these files are generation {} already, the newest", generation.number);
+            say!("pipeline {name}: these files are generation {} already, the newest", generation.number);
         }
         Registered::New(generation) => {
-            println!(
+            say!(
                 "pipeline {name}: these files are generation {} now; instances with other files write nothing any more",
                 generation.number
             );

@@ -40,7 +40,7 @@ pub(super) fn show(faults: &[Diagnostic]) {
 
 /// Shows an error and says how the command ends.
 pub(super) fn fail(error: &Error) -> Exit {
-    eprintln!("error: {error}");
+    warn_user!("error: {error}");
     Exit::of(error)
 }
 
@@ -57,7 +57,7 @@ pub(super) fn pipeline<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a
             || "name a pipeline with --pipeline".to_owned(),
             |name| format!("there is no pipeline {name}"),
         );
-        eprintln!("error: {wanted}; the config has {}", names.join(", "));
+        warn_user!("error: {wanted}; the config has {}", names.join(", "));
         Exit::Config
     })
 }
@@ -75,7 +75,7 @@ pub(super) fn refuse(faults: &[Diagnostic]) -> Exit {
 
 /// Says what is wrong with the command line.
 pub(super) fn usage(what: &str) -> Exit {
-    eprintln!("error: {what}");
+    warn_user!("error: {what}");
     Exit::Config
 }
 

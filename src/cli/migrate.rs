@@ -21,13 +21,13 @@ async fn migrate(args: &MigrateArgs) -> Result<(), Exit> {
     let mut session = load::session(&config).await?;
     let statements = migrate::plan(&mut session, &targets).await.map_err(|error| load::fail(&error))?;
     for statement in &statements {
-        println!("{statement};\n");
+        say!("{statement};\n");
     }
     if statements.is_empty() {
-        println!("nothing to do: all tables are as this version needs them");
+        say!("nothing to do: all tables are as this version needs them");
     } else if !args.dry_run {
         migrate::run(&mut session, &statements).await.map_err(|error| load::fail(&error))?;
-        println!("-- {} statements run", statements.len());
+        say!("-- {} statements run", statements.len());
     }
     Ok(())
 }

@@ -90,7 +90,7 @@ async fn evaluate<'a>(
     load::show(&warnings);
     let mut read = events.read(config, pipeline).await.map_err(|error| load::fail(&error))?;
     if read.records.is_empty() {
-        eprintln!("warning: {} holds no events", events.describe(pipeline));
+        warn_user!("warning: {} holds no events", events.describe(pipeline));
     }
     let mut session = match args.online {
         true => Some(service::connector(config).connect_reader().await.map_err(|error| load::fail(&error))?),

@@ -54,21 +54,24 @@ async fn show(args: &QuarantineShowArgs) -> Result<(), Exit> {
     let entries =
         status::quarantined(&mut session, &pipeline, &selection, 1, true).await.map_err(|error| load::fail(&error))?;
     let Some(entry) = entries.first() else {
-        eprintln!("error: nothing of partition {} offset {} is in quarantine", args.partition, args.offset);
+        warn_user!("error: nothing of partition {} offset {} is in quarantine", args.partition, args.offset);
         return Err(Exit::Faulty);
     };
     match args.format {
         Format::Json => print_entries(&pipeline, &entries, Format::Json),
         Format::Text => {
-            println!(
+            say!(
                 "partition {} offset {}: {} ({} attempts)",
-                entry.partition, entry.offset, entry.state, entry.attempts
+                entry.partition,
+                entry.offset,
+                entry.state,
+                entry.attempts
             );
-            println!("stage     {} {} {}", entry.stage, entry.model, printable(&entry.column));
-            println!("reason    {}", printable(&entry.reason));
-            println!("keys      {}", printable(&entry.keys));
-            println!("attempts  first {}, last {}", entry.first_attempt, entry.last_attempt);
-            println!("value     {}", printable(entry.value.as_deref().unwrap_or("(null)")));
+            say!("stage     {} {} {}", entry.stage, entry.model, printable(&entry.column));
+            say!("reason    {}", printable(&entry.reason));
+            say!("keys      {}", printable(&entry.keys));
+            say!("attempts  first {}, last {}", entry.first_attempt, entry.last_attempt);
+            say!("value     {}", printable(entry.value.as_deref().unwrap_or("(null)")));
         }
     }
     Ok(())
@@ -91,7 +94,7 @@ async fn mark(args: &QuarantineMarkArgs, state: &str, from: &[&str]) -> Result<(
         stage: None,
     };
     let marked = status::mark(&mut session, &pipeline, &selection, state).await.map_err(|error| load::fail(&error))?;
-    println!(
+    say!(
         "{marked} records marked {state}; the running instance that owns their partitions does the rest within seconds"
     );
     Ok(())
@@ -115,10 +118,10 @@ fn print_entries(pipeline: &str, entries: &[QuarantineEntry], format: Format) {
                 if let Some(fields) = line.as_object_mut() {
                     fields.insert("pipeline".to_owned(), pipeline.into());
                 }
-                println!("{line}");
+                say!("{line}");
             }
             // Keys and reasons come from outside: nothing in them may drive the terminal.
-            Format::Text => println!(
+            Format::Text => say!(
                 "{pipeline} {}/{} {:<9} {:<7} {} {} {}",
                 entry.partition,
                 entry.offset,

@@ -26,7 +26,7 @@ pub async fn run(args: &StatusArgs) -> Exit {
     match args.format {
         Format::Json => {
             let tables = stored.as_ref().map_or_else(|error| json!({ "error": error.to_string() }), Value::clone);
-            println!("{:#}", json!({ "instance": instance, "tables": tables }));
+            say!("{:#}", json!({ "instance": instance, "tables": tables }));
         }
         Format::Text => {
             show_instance(instance.as_ref(), &config);
@@ -83,12 +83,12 @@ async fn stored(config: &Config, session: &mut Session) -> Result<Value> {
 
 fn show_instance(instance: Option<&Value>, config: &Config) {
     let Some(pipelines) = instance.and_then(Value::as_array) else {
-        println!("no instance answers at {}", config.http.listen);
+        say!("no instance answers at {}", config.http.listen);
         return;
     };
     let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     for pipeline in pipelines {
-        println!(
+        say!(
             "instance here: {} is {} since {} {}",
             text(pipeline, "pipeline"),
             text(pipeline, "state"),
@@ -97,10 +97,10 @@ fn show_instance(instance: Option<&Value>, config: &Config) {
         );
         show_files(pipeline);
         for (partition, reason) in pipeline.get("halted").and_then(Value::as_object).into_iter().flatten() {
-            println!("  partition {partition} halted: {}", reason.as_str().unwrap_or_default());
+            say!("  partition {partition} halted: {}", reason.as_str().unwrap_or_default());
         }
         for (name, lookup) in pipeline.get("lookups").and_then(Value::as_object).into_iter().flatten() {
-            println!("  {}", lookup_line(name, lookup));
+            say!("  {}", lookup_line(name, lookup));
         }
     }
 }
@@ -110,7 +110,7 @@ fn show_files(pipeline: &Value) {
     let at = |value: &Value, path: &str| value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (print, state) = (at(pipeline, "/fingerprint"), at(pipeline, "/reload/state"));
     let generation = pipeline.get("generation").and_then(Value::as_i64).unwrap_or(0);
-    println!(
+    say!(
         "  generation {generation} ({}); the files are {} since {}",
         print.get(..12).unwrap_or("not registered"),
         if state == "current" { "what runs".to_owned() } else { state },
@@ -126,7 +126,7 @@ fn show_files(pipeline: &Value) {
         };
         let help = at(fault, "/help");
         let help = if help.is_empty() { help } else { format!(" ({help})") };
-        println!("    {place}[{}] {}{help}", at(fault, "/code"), at(fault, "/message"));
+        say!("    {place}[{}] {}{help}", at(fault, "/code"), at(fault, "/message"));
     }
 }
 
@@ -158,10 +158,10 @@ fn lookup_line(name: &str, lookup: &Value) -> String {
 fn show_tables(tables: &Value) {
     for (name, pipeline) in tables.as_object().into_iter().flatten() {
         match pipeline.get("generation").and_then(Value::as_i64) {
-            Some(generation) => println!("\npipeline {name}, generation {generation}"),
-            None => println!("\npipeline {name}"),
+            Some(generation) => say!("\npipeline {name}, generation {generation}"),
+            None => say!("\npipeline {name}"),
         }
-        println!(
+        say!(
             "  {:<20} {:>4} {:>12} {:>10} {:>8} {:>8} {:>8} {:>10} {:>10} {:>10} {:>8} {:>10}  owner",
             "topic",
             "part",
@@ -181,7 +181,7 @@ fn show_tables(tables: &Value) {
             .cloned()
             .and_then(|rows| serde_json::from_value::<Vec<PartitionStatus>>(rows).ok());
         for row in rows.unwrap_or_default() {
-            println!(
+            say!(
                 "  {:<20} {:>4} {:>12} {:>10} {:>8} {:>8} {:>8} {:>10} {:>10} {:>10} {:>8} {:>10}  {}",
                 row.topic,
                 row.partition,
@@ -205,9 +205,9 @@ fn show_tables(tables: &Value) {
             .flatten()
             .map(|(state, count)| format!("{count} {state}"))
             .collect();
-        println!("  quarantine: {}", if states.is_empty() { "empty".to_owned() } else { states.join(", ") });
+        say!("  quarantine: {}", if states.is_empty() { "empty".to_owned() } else { states.join(", ") });
         if let Some(last) = pipeline.get("last_summary").filter(|last| !last.is_null()) {
-            println!("  last summary: {last}");
+            say!("  last summary: {last}");
         }
     }
 }

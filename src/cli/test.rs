@@ -73,7 +73,7 @@ fn finish(args: &TestArgs, summary: &Summary) -> Result<Exit, Exit> {
     }
     if let Some(path) = &args.junit {
         junit::write(path, report, summary.took).map_err(|error| {
-            eprintln!("error: the report {} can't be written: {error}", path.display());
+            warn_user!("error: the report {} can't be written: {error}", path.display());
             Exit::Config
         })?;
     }
@@ -94,10 +94,10 @@ fn updated(report: &Report) -> Result<Exit, Exit> {
     }
     for (file, cases) in &files {
         match update::rewrite(file, cases) {
-            Ok(true) => println!("updated {}", file.display()),
+            Ok(true) => say!("updated {}", file.display()),
             Ok(false) => {}
             Err(error) => {
-                eprintln!("error: {} can't be written: {error}", file.display());
+                warn_user!("error: {} can't be written: {error}", file.display());
                 return Err(Exit::Config);
             }
         }

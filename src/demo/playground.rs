@@ -116,11 +116,8 @@ pub(super) async fn stay(
     let listener = tokio::net::TcpListener::bind(config.http.listen).await;
     let listener = listener.map_err(|error| trouble("no HTTP for the playground").source(error))?;
     let serving = tokio::spawn(http::serve(listener, health));
-    println!(
-        "\nthe service runs on {} until Ctrl-C, {TRICKLE} changes a second. In another terminal:",
-        folder.display()
-    );
-    println!("  cd {} && afterimage status", folder.display());
+    say!("\nthe service runs on {} until Ctrl-C, {TRICKLE} changes a second. In another terminal:", folder.display());
+    say!("  cd {} && afterimage status", folder.display());
     let more = more.mixed(Mix { unknown_field: 0.5, ..Mix::default() });
     tokio::select! {
         sent = broker.produce(TOPIC, more, TRICKLE) => drop(sent?),

@@ -42,7 +42,7 @@ impl Progress {
             }
             None if self.last_line.get().is_none_or(|last| last.elapsed() > Duration::from_secs(1)) => {
                 self.last_line.set(Some(Instant::now()));
-                println!("{read}/{} events  {text}", self.total);
+                say!("{read}/{} events  {text}", self.total);
             }
             None => {}
         }

@@ -147,7 +147,7 @@ pub(super) fn files(
         let rows = rows.slice(0, rows.num_rows().min(limit));
         let written = files::write(folder, &name, format, &[rows])?;
         let path = folder.join(format!("{name}.{}", format.extension()));
-        eprintln!("{}: {}", path.display(), counted(written, "row"));
+        warn_user!("{}: {}", path.display(), counted(written, "row"));
     }
     Ok(())
 }

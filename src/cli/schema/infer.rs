@@ -24,11 +24,11 @@ pub(super) async fn run(args: &SchemaInferArgs) -> Result<Exit, Exit> {
     let path = pipeline.schemas.join(format!("{}.json", inferred.version));
     if !args.write {
         std::io::stdout().write_all(inferred.text().as_bytes()).map_err(gone)?;
-        eprintln!("nothing is written: --write makes it {}", path.display());
+        warn_user!("nothing is written: --write makes it {}", path.display());
         return Ok(Exit::Done);
     }
     write(&path, &inferred.text()).map_err(|error| load::usage(&format!("{}: {error}", path.display())))?;
-    eprintln!("written: {}", path.display());
+    warn_user!("written: {}", path.display());
     Ok(Exit::Done)
 }
 
@@ -53,14 +53,14 @@ fn tell(inferred: &Inferred, known: Option<&SourceSchema>) {
         0 => String::new(),
         count => format!(", not read as events: {count}"),
     };
-    eprintln!("{} events with rows{skipped}", inferred.events);
+    warn_user!("{} events with rows{skipped}", inferred.events);
     match (known, inferred.added.as_slice()) {
-        (Some(known), []) => eprintln!("version {} knows every field", known.version),
-        (Some(known), added) => eprintln!("unknown to version {}: {}", known.version, added.join(", ")),
-        (None, added) => eprintln!("{} fields", added.len()),
+        (Some(known), []) => warn_user!("version {} knows every field", known.version),
+        (Some(known), added) => warn_user!("unknown to version {}: {}", known.version, added.join(", ")),
+        (None, added) => warn_user!("{} fields", added.len()),
     }
     for note in &inferred.notes {
-        eprintln!("note: {note}");
+        warn_user!("note: {note}");
     }
 }
 

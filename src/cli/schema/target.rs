@@ -40,12 +40,12 @@ pub(super) async fn apply(args: &SchemaApplyArgs) -> Result<Exit, Exit> {
     let applied = apply_plan(&connector, &wanted, &pipeline.key, &wishes(&args.wishes), bounds, &mut told).await;
     let plan = applied.map_err(|error| load::fail(&error))?;
     for conflict in &plan.conflicts {
-        eprintln!("not done: {conflict}");
+        warn_user!("not done: {conflict}");
     }
     if plan.is_empty() {
-        println!("nothing to do: {} holds what the models yield", plan.table);
+        say!("nothing to do: {} holds what the models yield", plan.table);
     } else {
-        println!("{} statements run", told.run);
+        say!("{} statements run", told.run);
     }
     Ok(if plan.conflicts.is_empty() { Exit::Done } else { Exit::OperatorNeeded })
 }
@@ -77,20 +77,20 @@ struct Told {
 
 impl Progress for Told {
     fn begins(&mut self, statement: &Statement) {
-        println!("{};", statement.sql);
+        say!("{};", statement.sql);
     }
 
     fn waits(&mut self, _: &Statement, so_far: Duration) {
-        println!("-- the table is in use, waiting for {:.0} s by now", so_far.as_secs_f64());
+        say!("-- the table is in use, waiting for {:.0} s by now", so_far.as_secs_f64());
     }
 
     fn done(&mut self, _: &Statement, took: Duration) {
         self.run += 1;
-        println!("-- done in {:.2} s", took.as_secs_f64());
+        say!("-- done in {:.2} s", took.as_secs_f64());
     }
 
     fn was_done(&mut self, _: &Statement) {
-        println!("-- was done already");
+        say!("-- was done already");
     }
 }
 
