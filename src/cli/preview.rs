@@ -4,7 +4,7 @@
 //! This is where values may be shown.
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
+use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 
 use super::show::Stopped;
 use super::show::files::FileFormat;
@@ -161,9 +161,25 @@ async fn turn(
             });
         }
         all.push(effects(&turn, online)?);
+        for model in &mut turn.models {
+            model.rows = by_event(&model.rows)?;
+        }
         turns.push(turn);
     }
     Ok((turns, all))
+}
+
+/// The rows in the order of their events, where they say which those are: the same preview twice looks the same.
+fn by_event(rows: &RecordBatch) -> Result<RecordBatch> {
+    let places: Vec<SortColumn> = ["_partition", "_offset"]
+        .into_iter()
+        .filter_map(|name| Some(SortColumn { values: rows.column_by_name(name)?.clone(), options: None }))
+        .collect();
+    if places.len() < 2 {
+        return Ok(rows.clone());
+    }
+    let order = lexsort_to_indices(&places, None).and_then(|order| take_record_batch(rows, &order));
+    order.map_err(|error| Error::new(Kind::Bug, "the rows of a model can't be put in order").source(error))
 }
 
 impl Preview<'_> {
