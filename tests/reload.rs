@@ -31,10 +31,9 @@ const NOTES: [&str; 2] = [
      FROM DUAL WHERE NEW.transaction_id <> OLD.transaction_id",
 ];
 
-/// A rig whose pipeline has no tests of its own, and notes who writes.
+/// A rig that notes who writes.
 async fn rig(server: &PrivateServer, variant: Variant) -> Rig {
     let rig = Rig::new(server, variant).await;
-    drop(std::fs::remove_dir_all(rig.workspace.path().join("queries/users/tests")));
     for statement in NOTES {
         rig.database.execute(statement).await;
     }
@@ -53,7 +52,6 @@ fn free_port() -> u16 {
 /// Another deployment's files: the shipped ones, with the rig's config.
 fn files(rig: &Rig, generation: usize) -> Workspace {
     let files = Workspace::new(&config(&rig.broker.brokers(), &rig.topic, &rig.database.url, &rig.variant));
-    drop(std::fs::remove_dir_all(files.path().join("queries/users/tests")));
     mark(files.path(), generation);
     files
 }

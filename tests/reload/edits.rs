@@ -204,6 +204,8 @@ on_both_servers! {
     async fn an_edit_that_the_pipelines_own_tests_contradict_is_refused_until_they_agree(server) {
         let port = free_port();
         let mut rig = Rig::new(server, with_status(port)).await;
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("queries/users/tests/create_update.yaml");
+        rig.workspace.write("queries/users/tests/create_update.yaml", &std::fs::read_to_string(shipped).unwrap());
         let mut running = rig.start("run");
         rig.write([event("ann", "DE", 1)]).await;
         rig.wait_until_applied(LONG).await;
@@ -216,7 +218,6 @@ on_both_servers! {
         assert!(fault["file"].as_str().unwrap().contains("queries/users/tests/"), "{refused:#}");
         running.wait_for_line(0, &["ERROR", "AI0517", "queries/users/tests/", "line="], LONG).await;
         // The tests are brought in line: that is a change of the files, too.
-        std::fs::remove_file(rig.workspace.path().join("queries/users/tests/what_stands.yaml")).unwrap();
         let updated = rig.workspace.run(&["test", "--update"]);
         assert_eq!(updated.code(), 0, "{updated:?}");
         running.wait_for_line(0, &["changed files taken up", "generation=2"], LONG).await;
@@ -229,7 +230,6 @@ on_both_servers! {
     // Proves: P3, R10, R57
     async fn an_edit_while_a_commit_is_in_doubt_waits_until_that_is_settled(server) {
         let (mut rig, proxy) = Rig::behind_a_proxy(server, Variant { partitions: 1, ..Variant::default() }).await;
-        drop(std::fs::remove_dir_all(rig.workspace.path().join("queries/users/tests")));
         for statement in NOTES {
             rig.database.execute(statement).await;
         }
@@ -267,7 +267,6 @@ on_both_servers! {
     // Proves: P3, R57
     async fn an_edit_while_partitions_are_adopted_takes_effect_before_anything_of_them_is_read(server) {
         let (mut rig, proxy) = Rig::behind_a_proxy(server, Variant::default()).await;
-        drop(std::fs::remove_dir_all(rig.workspace.path().join("queries/users/tests")));
         for statement in NOTES {
             rig.database.execute(statement).await;
         }
@@ -303,7 +302,6 @@ on_both_servers! {
     // Proves: R10
     async fn an_edit_while_the_database_is_away_is_taken_up_when_it_is_back(server) {
         let (mut rig, proxy) = Rig::behind_a_proxy(server, Variant::default()).await;
-        drop(std::fs::remove_dir_all(rig.workspace.path().join("queries/users/tests")));
         let mut running = rig.start("run");
         rig.write([event("ann", "DE", 1)]).await;
         rig.wait_until_applied(LONG).await;
