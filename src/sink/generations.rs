@@ -77,11 +77,13 @@ impl Owner {
         let fingerprint = marks.whole;
         session.run("START TRANSACTION").await?;
         session.run(&self.lock()).await?;
-        let newest = self.newest(session).await?;
-        let known = self.number_of(session, fingerprint).await?;
         let mine = format!("pipeline = {}", text_ascii(&self.pipeline));
+        // In this order: where there is no first row yet there is no lock either, and whoever makes it meanwhile must not be taken for a
+        // database that was set back, nor for another definition than its own.
         let stored = session.rows(&format!("SELECT MAX(generation) FROM {POSITIONS} WHERE {mine}")).await?;
         let stored = stored.first().and_then(|row| int_at(row, 0)).unwrap_or(0);
+        let known = self.number_of(session, fingerprint).await?;
+        let newest = self.newest(session).await?;
         let registered = decide(fingerprint, newest, known, stored, grounds);
         let generation = match registered {
             Registered::Outdated { .. } => {
