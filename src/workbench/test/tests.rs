@@ -280,6 +280,19 @@ expect:
     assert!(!update::rewrite(&workspace.file(), &cases).unwrap(), "what passes isn't touched");
 }
 
+#[tokio::test]
+async fn update_mends_what_is_expected_of_a_pipeline_that_should_stop() {
+    let text = format!(
+        "on_error: stop\n{GIVEN}expect:\n  error: COUNTRY\n  table:\n    - {{user_id: \"9\"}}\n  tombstones: []\n"
+    );
+    let workspace = Workspace::new(&text);
+    let report = workspace.run().await;
+    assert_eq!(wrong(&report), ["table missing"]);
+    let cases: Vec<&CaseReport> = report.cases.iter().collect();
+    assert!(update::rewrite(&workspace.file(), &cases).unwrap());
+    assert_eq!(wrong(&workspace.run().await), Vec::<String>::new());
+}
+
 #[test]
 fn names_are_chosen_by_parts_and_by_stars() {
     let options = |filters: &[&str], exact| Options {

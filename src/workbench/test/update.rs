@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::compare::{self, FoundRow};
-use super::{CaseReport, Outcome};
+use super::{CaseReport, Failure, Outcome};
 use crate::decode::TimestampUnit;
 use crate::workbench::fixture::bind::{Check, What, Wish};
 use crate::workbench::fixture::{Content, Node};
@@ -22,7 +22,9 @@ pub struct Edit {
 /// The edits that make the cases of one file pass.
 pub fn edits(text: &str, cases: &[&CaseReport]) -> Vec<Edit> {
     let mut edits = Vec::new();
-    for outcome in cases.iter().filter_map(|case| case.outcome.as_ref()).filter(|outcome| outcome.error.is_none()) {
+    // What a pipeline that stopped unexpectedly didn't come to is no news; one that should stop has expectations like any other.
+    let ends_well = |case: &&&CaseReport| !case.failures.iter().any(|failure| matches!(failure, Failure::Error { .. }));
+    for outcome in cases.iter().filter(ends_well).filter_map(|case| case.outcome.as_ref()) {
         of_outcome(text, outcome, &mut edits);
     }
     edits.sort_by_key(|edit| (edit.bytes.start, edit.bytes.end));
