@@ -125,7 +125,7 @@ async fn set_up(home: &Path, server: &PrivateServer, broker: &EmbeddedBroker) ->
     playground::write_secret(&home.join("mysql-password"), server.password())?;
     let path = home.join("afterimage.toml");
     let text = format!(
-        "[kafka]\nbrokers = \"{}\"\n\n[mysql]\nurl = \"mysql://{}@127.0.0.1:{}/afterimage\"\npassword_file = \"mysql-password\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n[pipelines.users]\ntopic = \"{TOPIC}\"\n\
+        "#:schema docs/json-schema/config.json\n\n[kafka]\nbrokers = \"{}\"\n\n[mysql]\nurl = \"mysql://{}@127.0.0.1:{}/afterimage\"\npassword_file = \"mysql-password\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n[pipelines.users]\ntopic = \"{TOPIC}\"\n\
          table = \"enriched_user\"\nkey = [\"user_id\"]\nversion = \"event_time\"\ntimestamp_unit = \"ms\"\non_error = \"hold_key\"\n\
          metrics_interval = \"2s\"\n\n\
          [pipelines.users.lookups.countries]\nfile = \"queries/users/lookups/countries.csv\"\nkey = [\"code\"]\n",

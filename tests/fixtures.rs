@@ -163,10 +163,6 @@ on_both_servers! {
             let settings = Settings { countries: shipped.countries, ..settings(&fixture) };
             let variant = Variant { partitions: fixture.partitions, pipeline, settings, ..Variant::default() };
             let mut rig = Rig::new(server, variant).await;
-            if fixture.version == "arrival" {
-                let latest = std::fs::read_to_string(rig.workspace.path().join("queries/users/latest.sql")).unwrap();
-                rig.workspace.write("queries/users/latest.sql", &latest.replace("ORDER BY ts DESC, _partition", "ORDER BY _partition"));
-            }
             for (number, batch) in fixture.batches.iter().enumerate() {
                 rig.write(batch.iter().cloned()).await;
                 rig.catch_up(&format!("batch-{number}"), Duration::from_secs(60)).await;

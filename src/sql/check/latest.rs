@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
@@ -56,6 +56,10 @@ pub(super) fn latest(spec: &ModelSpec, models: &Models, steps: &[Step], faults: 
     }
 }
 
+fn is_subquery(expr: &Expr) -> bool {
+    matches!(expr, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_))
+}
+
 fn look<'m>(model: &'m Model, plan: &LogicalPlan, seen: &mut Seen<'m>) {
     let walked = plan.apply_with_subqueries(|node| {
         match node {
@@ -75,6 +79,8 @@ fn look<'m>(model: &'m Model, plan: &LogicalPlan, seen: &mut Seen<'m>) {
                 seen.otherwise = true;
             }
             LogicalPlan::Filter(filter) => {
+                // Rows may be compared with each other there: whether they are, the engine sees.
+                seen.otherwise |= filter.predicate.exists(|expr| Ok(is_subquery(expr)))?;
                 seen.conditions.extend(split_conjunction(&filter.predicate).into_iter().cloned());
             }
             LogicalPlan::Projection(projection) => {

@@ -192,6 +192,10 @@ async fn other_ways_to_pick_the_newest_are_left_to_the_engine() {
     let distinct = "SELECT DISTINCT ON (user_id) user_id, name, _deleted, ts, _partition, _offset FROM accepted
         ORDER BY user_id, ts DESC, _partition DESC, _offset DESC";
     assert_eq!(faults(&[("latest", distinct)]).await, Vec::<String>::new());
+    let none_newer = "SELECT user_id, name, _deleted, ts, _partition, _offset FROM accepted a WHERE NOT EXISTS (
+        SELECT 1 FROM accepted b WHERE b.user_id = a.user_id AND (b.ts > a.ts OR (b.ts = a.ts AND b._offset > a._offset)))";
+    let found = faults(&[("latest", none_newer)]).await;
+    assert!(found.len() == 1 && found[0].starts_with("AI0119"), "not that it keeps every row: {found:?}");
 }
 
 #[tokio::test]
