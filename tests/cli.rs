@@ -1,5 +1,6 @@
 //! The commands that need no server, run as a user runs them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::support::process::Workspace;
@@ -304,6 +305,49 @@ fn reports_for_ci_and_updates_and_lists_of_cases() {
     let text = std::fs::read_to_string(workspace.path().join("queries/users/tests/case.yaml")).unwrap();
     assert_eq!(text, CASE.replace("Eve", "Ada"));
     assert_eq!(workspace.run(&["test", "users/case"]).code(), 0);
+}
+
+#[test]
+fn a_column_that_is_gone_leaves_the_cases_with_an_update_and_takes_nothing_along() {
+    let workspace = with_cases();
+    let folder = workspace.path().join("queries/users/tests");
+    let files = || -> BTreeMap<String, String> {
+        let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap());
+        entries
+            .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap()))
+            .collect()
+    };
+    let before = files();
+    let latest = std::fs::read_to_string(workspace.path().join("queries/users/latest.sql")).unwrap();
+    workspace.write("queries/users/latest.sql", &latest.replace("country_name, region,", "country_name,"));
+    let tested = workspace.run(&["test"]);
+    assert_eq!((tested.code(), files() == before), (1, true), "{tested:?}");
+    assert!(
+        tested.stderr.contains("more rows: `table` has no column `region`") && tested.stderr.contains("--update"),
+        "{tested:?}"
+    );
+    let odd = before["create.yaml"].replacen("{user_id: \"1\", name:", "{user_id: \"1\", nmae:", 1);
+    workspace.write("queries/users/tests/create.yaml", &odd);
+    let updated = workspace.run(&["test", "--update"]);
+    assert_eq!(updated.code(), 1, "{updated:?}");
+    assert!(updated.stderr.contains("did you mean `name`?"), "{updated:?}");
+    assert_eq!(files()["create.yaml"], odd);
+    workspace.write("queries/users/tests/create.yaml", &before["create.yaml"]);
+    let updated = workspace.run(&["test", "--update"]);
+    assert_eq!(updated.code(), 0, "{updated:?}");
+    assert!(updated.stdout.contains("removed column region from 3 rows\n"), "{updated:?}");
+    assert_eq!(workspace.run(&["test"]).code(), 0);
+    let mut removed = 0;
+    for (name, text) in files() {
+        assert_eq!(text.lines().count(), before[&name].lines().count(), "{name}");
+        for (old, new) in before[&name].lines().zip(text.lines()).filter(|(old, new)| old != new) {
+            let (start, rest) = old.split_once(", region: ").unwrap_or_else(|| panic!("{name}: {old}"));
+            let end = &rest[rest.find([',', '}']).unwrap()..];
+            assert_eq!(new, format!("{start}{end}"), "{name}");
+            removed += 1;
+        }
+    }
+    assert!(removed >= 40, "{removed}");
 }
 
 #[test]

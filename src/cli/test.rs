@@ -2,7 +2,7 @@
 //!
 //! Exit code 1 if a case fails, or if fixtures, models, schemas or lookups are faulty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use super::{Exit, Format, TestArgs, load};
 use crate::config::Pipeline;
 use crate::diagnostic::{Diagnostic, has_errors, printable};
 use crate::workbench::fixture;
+use crate::workbench::fixture::bind::Gone;
 use crate::workbench::test::compare::{RowDiff, SectionDiff};
 use crate::workbench::test::{self, CaseReport, Failure, Options, Report, place, update};
 
@@ -57,7 +58,7 @@ async fn test(args: &TestArgs) -> Result<Exit, Exit> {
 fn options(args: &TestArgs) -> Options {
     let rebatch =
         args.rebatch.then(|| args.seed.unwrap_or_else(|| rand::RngExt::random_range(&mut rand::rng(), 0..1_000_000)));
-    Options { filters: args.filters.clone(), exact: args.exact, rebatch }
+    Options { filters: args.filters.clone(), exact: args.exact, rebatch, update: args.update }
 }
 
 fn finish(args: &TestArgs, summary: &Summary) -> Result<Exit, Exit> {
@@ -69,7 +70,7 @@ fn finish(args: &TestArgs, summary: &Summary) -> Result<Exit, Exit> {
         Format::Json => show_json(&mut out, summary),
     };
     if args.format == Format::Text {
-        load::show(&report.faults);
+        load::show(&folded(&report.faults));
     }
     if let Some(path) = &args.junit {
         junit::write(path, report, summary.took).map_err(|error| {
@@ -83,18 +84,61 @@ fn finish(args: &TestArgs, summary: &Summary) -> Result<Exit, Exit> {
     Ok(if report.good() { Exit::Done } else { Exit::Faulty })
 }
 
+/// How many rows of a file are shown that name the same unknown column.
+const SHOWN: usize = 3;
+
+/// The faults with at most [`SHOWN`] of a file for each unknown column, and how many more there are.
+fn folded(faults: &[Diagnostic]) -> Vec<Diagnostic> {
+    let alike = |one: &Diagnostic, other: &Diagnostic| {
+        one.code == fixture::code::UNKNOWN_COLUMN
+            && (one.code, &one.file, &one.message) == (other.code, &other.file, &other.message)
+    };
+    let mut shown = Vec::new();
+    for (place, fault) in faults.iter().enumerate() {
+        let count = |faults: Option<&[Diagnostic]>| {
+            faults.unwrap_or_default().iter().filter(|other| alike(fault, other)).count()
+        };
+        match (count(faults.get(..place)), count(faults.get(place..))) {
+            (..SHOWN, _) => shown.push(fault.clone()),
+            (SHOWN, more) => {
+                let rows = if more == 1 { "row" } else { "rows" };
+                let mut rest = Diagnostic::error(fault.code, format!("and {more} more {rows}: {}", fault.message));
+                rest.file.clone_from(&fault.file);
+                shown.push(rest.help("if the column is gone, `afterimage test --update` takes it out of the rows"));
+            }
+            _ => {}
+        }
+    }
+    shown
+}
+
 /// Rewrites the expectations of cases that failed; what can't be mended this way still fails.
 fn updated(report: &Report) -> Result<Exit, Exit> {
     let mut files: BTreeMap<PathBuf, Vec<&CaseReport>> = BTreeMap::new();
     for case in &report.cases {
         let sections = case.failures.iter().any(|failure| matches!(failure, Failure::Section(_)));
-        if sections {
+        if sections || !gone(case).is_empty() {
             files.entry(case.file.clone()).or_default().push(case);
         }
     }
+    let unknown: BTreeSet<&PathBuf> = report
+        .faults
+        .iter()
+        .filter(|fault| fault.code == fixture::code::UNKNOWN_COLUMN)
+        .filter_map(|fault| fault.file.as_ref())
+        .collect();
+    let mut removed: BTreeMap<&str, usize> = BTreeMap::new();
     for (file, cases) in &files {
+        if unknown.contains(file) {
+            say!("not updated {}: mend the names of its columns first", file.display());
+            continue;
+        }
         match update::rewrite(file, cases) {
-            Ok(true) => say!("updated {}", file.display()),
+            Ok(true) => {
+                say!("updated {}", file.display());
+                let columns = cases.iter().flat_map(|case| gone(case)).flat_map(|row| &row.columns);
+                columns.for_each(|column| *removed.entry(column).or_default() += 1);
+            }
             Ok(false) => {}
             Err(error) => {
                 warn_user!("error: {} can't be written: {error}", file.display());
@@ -102,9 +146,18 @@ fn updated(report: &Report) -> Result<Exit, Exit> {
             }
         }
     }
+    for (column, rows) in removed {
+        say!("removed column {} from {rows} {}", printable(column), if rows == 1 { "row" } else { "rows" });
+    }
     let left = report.cases.iter().flat_map(|case| &case.failures);
     let left = left.filter(|failure| !matches!(failure, Failure::Section(_))).count();
     Ok(if left == 0 && !has_errors(&report.faults) { Exit::Done } else { Exit::Faulty })
+}
+
+/// The rows of a case that name columns which exist no more.
+fn gone(case: &CaseReport) -> &[Gone] {
+    let stops = case.failures.iter().any(|failure| matches!(failure, Failure::Error { .. }));
+    case.outcome.as_ref().filter(|_| !stops).map_or(&[], |outcome| &outcome.gone)
 }
 
 /// `--list`: the names, without running anything.

@@ -18,7 +18,7 @@ use arrow::array::RecordBatch;
 
 use self::compare::SectionDiff;
 pub use self::rebatch::CutDiff;
-use super::fixture::bind::{self, Bound, Check};
+use super::fixture::bind::{self, Bound, Check, Gone};
 use super::fixture::{self, Case};
 use super::{Bench, Tables, Turn};
 use crate::config::Pipeline;
@@ -34,6 +34,8 @@ pub struct Options {
     pub exact: bool,
     /// Run each case with other cuts as well, random ones drawn from this seed.
     pub rebatch: Option<u64>,
+    /// What is found will be written into the files ([`update`]): columns that exist no more are no fault then.
+    pub update: bool,
 }
 
 /// What came of a pipeline's cases.
@@ -79,6 +81,8 @@ pub struct Outcome {
     pub checks: Vec<(Check, Vec<compare::FoundRow>)>,
     pub unit: crate::decode::TimestampUnit,
     pub error: Option<String>,
+    /// Rows that name columns which exist no more.
+    pub gone: Vec<Gone>,
 }
 
 impl Report {
@@ -162,7 +166,7 @@ pub async fn check(pipeline: &Pipeline, lookups: &BTreeMap<String, RecordBatch>)
     for case in &cases {
         let Some(place) = runner.bench(case).await else { continue };
         let Some(planned) = runner.benches.get(place) else { continue };
-        if let Err(faults) = bind::bind(case, &planned.bench, pipeline) {
+        if let Err(faults) = bind::bind(case, &planned.bench, pipeline, false) {
             runner.report.faults.extend(faults);
         }
     }
@@ -197,7 +201,7 @@ impl Runner<'_> {
         let Some(place) = self.bench(case).await else { return };
         let Some(planned) = self.benches.get_mut(place) else { return };
         let bench = &mut planned.bench;
-        let bound = match bind::bind(case, bench, self.pipeline) {
+        let bound = match bind::bind(case, bench, self.pipeline, options.update) {
             Ok(bound) => bound,
             Err(faults) => {
                 self.report.faults.extend(faults);
@@ -297,7 +301,7 @@ async fn judge(case: &Case, bench: &mut Bench, bound: &Bound, options: &Options)
     if let (Some(seed), None, None) = (options.rebatch, &error, wanted) {
         failures.extend(rebatch::other_cuts(bench, bound, &ran.tables, seed).await.map(Failure::Cut));
     }
-    (failures, Outcome { checks, unit: bound.unit, error })
+    (failures, Outcome { checks, unit: bound.unit, error, gone: bound.gone.clone() })
 }
 
 /// The batches along the road, up to the first that stops the pipeline.

@@ -300,21 +300,39 @@ fn fixture(data: &[u8]) {
         let report = block_on(test::run(pipeline, &BTreeMap::new(), &Options::default()));
         sound(&report.faults, text.strip_prefix('\u{feff}').unwrap_or(&text));
         assert!(report.faults.iter().all(|fault| fault.code.starts_with("AI05")), "{:?}", report.faults);
+        // Columns that exist no more are no fault where the file is updated.
+        let unknown = report.faults.iter().any(|fault| fault.code == workbench::fixture::code::UNKNOWN_COLUMN);
+        let report = match unknown {
+            true => block_on(test::run(pipeline, &BTreeMap::new(), &Options { update: true, ..Options::default() })),
+            false => report,
+        };
         let (cases, faults) = fixture_of(&file, data);
         assert!(has_errors(&faults) || cases > 0, "neither a case nor a fault");
         let only_rows = |case: &&CaseReport| case.failures.iter().all(|failure| matches!(failure, Failure::Section(_)));
         let cases: Vec<&CaseReport> = report.cases.iter().filter(only_rows).collect();
         if has_errors(&report.faults)
             || cases.len() < report.cases.len()
-            || cases.iter().all(|case| case.failures.is_empty())
+            || cases.iter().all(|case| case.failures.is_empty() && gone(case).is_empty())
         {
             return;
         }
-        assert!(update::rewrite(&file, &cases).unwrap(), "a case fails, and nothing is to be updated");
+        match update::rewrite(&file, &cases) {
+            Ok(changed) => assert!(changed, "a case fails, and nothing is to be updated"),
+            // Few ways of writing a cell can't be taken out, and that is said.
+            Err(error) => {
+                let by_hand = error.kind() == std::io::ErrorKind::InvalidData;
+                assert!(by_hand && cases.iter().any(|case| !gone(case).is_empty()), "{error}");
+                return;
+            }
+        }
         let again = block_on(test::run(pipeline, &BTreeMap::new(), &Options::default()));
         let updated = std::fs::read_to_string(&file).unwrap();
         assert!(again.good(), "after --update {:?} {:?}:\n{updated}", again.faults, again.cases);
     });
+}
+
+fn gone(case: &CaseReport) -> &[workbench::fixture::bind::Gone] {
+    case.outcome.as_ref().map_or(&[], |outcome| &outcome.gone)
 }
 
 fn fixture_of(file: &Path, data: &[u8]) -> (usize, Vec<Diagnostic>) {

@@ -54,6 +54,15 @@ const GIVEN: &str = r#"given:
     - {op: u, after: {userId: "1", name: late, points: 3}, timestamp: 1700000000000}
 "#;
 
+/// What `--update` does; the run before it, and whether the file changed.
+async fn update(workspace: &Workspace) -> (Report, std::io::Result<bool>) {
+    let options = Options { update: true, ..Options::default() };
+    let report = run(&workspace.pipeline, &BTreeMap::new(), &options).await;
+    let cases: Vec<&CaseReport> = report.cases.iter().collect();
+    let changed = update::rewrite(&workspace.file(), &cases);
+    (report, changed)
+}
+
 /// What is wrong, a line per row: section, what, and the columns that differ.
 fn wrong(report: &Report) -> Vec<String> {
     assert_eq!(report.faults, []);
@@ -278,6 +287,83 @@ expect:
     assert_eq!(wrong(&report), Vec::<String>::new());
     let cases: Vec<&CaseReport> = report.cases.iter().collect();
     assert!(!update::rewrite(&workspace.file(), &cases).unwrap(), "what passes isn't touched");
+}
+
+#[tokio::test]
+async fn update_mends_what_is_expected_of_a_pipeline_that_should_stop() {
+    let text = format!(
+        "on_error: stop\n{GIVEN}expect:\n  error: COUNTRY\n  table:\n    - {{user_id: \"9\"}}\n  tombstones: []\n"
+    );
+    let workspace = Workspace::new(&text);
+    let report = workspace.run().await;
+    assert_eq!(wrong(&report), ["table missing"]);
+    let cases: Vec<&CaseReport> = report.cases.iter().collect();
+    assert!(update::rewrite(&workspace.file(), &cases).unwrap());
+    assert_eq!(wrong(&workspace.run().await), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn update_takes_columns_that_are_gone_out_of_rows_however_they_are_written() {
+    let event = r#"{op: c, after: {userId: "1", name: Ada, country: DE}, timestamp: 1700000001000}"#;
+    let text = |given: &str, rows: &str, enriched: &str| {
+        format!(
+            "given:\n  table:\n{given}  events:\n    - {event}\nexpect:\n  table:\n{rows}  models:\n    - model: enriched\n      rows:\n{enriched}"
+        )
+    };
+    let before = text(
+        "    - {gone: {a: [x, \"}\"]}, user_id: \"8\", email: null} # given\n    - user_id: \"9\"\n      gone: |  # text\n        of: two\n\n        lines\n      # about the name\n      name: Bob\n",
+        concat!(
+            "    - {user_id: \"1\",  # the user\n       gone: 1,  # goes\n       # stays\n       name: Eve, gone three, # Ada\n       region: Europe,   \"gone too\":   2 }\n",
+            "    - {user_id: \"8\", gone: x, 'gone too': 'y', region: null,}\n",
+            "    - gone: x # goes\n      # stays, too\n      user_id: \"9\" # nine\n      gone too:\n      name: Bob\n",
+        ),
+        "        - {gone: 1, gone too}   # a row\n",
+    );
+    let after = text(
+        "    - {user_id: \"8\", email: null} # given\n    - user_id: \"9\"\n      # about the name\n      name: Bob\n",
+        concat!(
+            "    - {user_id: \"1\",  # the user\n       # stays\n       name: Ada, # Ada\n       region: Europe }\n",
+            "    - {user_id: \"8\", region: null,}\n",
+            "    -\n      # stays, too\n      user_id: \"9\" # nine\n      name: Bob\n",
+        ),
+        "        - WHOLE   # a row\n",
+    );
+    for (before, after) in
+        [(before.clone(), after.clone()), (before.replace('\n', "\r\n"), after.replace('\n', "\r\n"))]
+    {
+        let workspace = Workspace::new(&before);
+        assert!(workspace.run().await.faults.iter().all(|fault| fault.code == fixture::code::UNKNOWN_COLUMN));
+        assert!(!workspace.run().await.good(), "without --update they are faults");
+        let (report, changed) = update(&workspace).await;
+        assert_eq!(report.faults, []);
+        assert!(changed.unwrap());
+        let updated = std::fs::read_to_string(workspace.file()).unwrap();
+        let (start, end) = after.split_once("WHOLE").unwrap();
+        let whole = updated.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+        assert!(whole.is_some_and(|row| row.contains("country_name: Germany") && row.starts_with('{')), "{updated}");
+        assert_eq!(wrong(&workspace.run().await), Vec::<String>::new(), "{updated}");
+    }
+}
+
+#[tokio::test]
+async fn update_guesses_nothing_about_misspelt_columns_keys_and_odd_rows() {
+    let case = |row: &str| format!("{GIVEN}expect:\n  table:\n    - {row}\n  quarantine: []\n");
+    for (row, codes) in [
+        ("{user_id: \"1\", nmae: Ada}", vec![fixture::code::UNKNOWN_COLUMN]),
+        ("{user_id: \"1\", gone: x, contry: DE}", vec![fixture::code::UNKNOWN_COLUMN]),
+        ("{uid: \"1\", name: Ada}", vec![fixture::code::UNKNOWN_COLUMN, fixture::code::KEY]),
+    ] {
+        let workspace = Workspace::new(&case(row));
+        let (report, changed) = update(&workspace).await;
+        assert_eq!(report.faults.iter().map(|fault| fault.code).collect::<Vec<_>>(), codes, "{row}");
+        assert!(report.cases.is_empty() && !changed.unwrap(), "{row}");
+    }
+    let odd = case("? gone\n      : x\n      user_id: \"1\"");
+    let workspace = Workspace::new(&odd);
+    let (report, changed) = update(&workspace).await;
+    assert_eq!(report.faults, []);
+    assert!(changed.unwrap_err().to_string().ends_with("take gone out by hand"));
+    assert_eq!(std::fs::read_to_string(workspace.file()).unwrap(), odd);
 }
 
 #[test]
