@@ -79,7 +79,7 @@ fn finish(args: &TestArgs, summary: &Summary) -> Result<Exit, Exit> {
         })?;
     }
     if args.update {
-        return updated(report);
+        return updated(report, args.format);
     }
     Ok(if report.good() { Exit::Done } else { Exit::Faulty })
 }
@@ -113,7 +113,12 @@ fn folded(faults: &[Diagnostic]) -> Vec<Diagnostic> {
 }
 
 /// Rewrites the expectations of cases that failed; what can't be mended this way still fails.
-fn updated(report: &Report) -> Result<Exit, Exit> {
+fn updated(report: &Report, format: Format) -> Result<Exit, Exit> {
+    // Standard output has one JSON document where that is asked for.
+    let tell = |line: String| match format {
+        Format::Text => say!("{line}"),
+        Format::Json => warn_user!("{line}"),
+    };
     let mut files: BTreeMap<PathBuf, Vec<&CaseReport>> = BTreeMap::new();
     for case in &report.cases {
         let sections = case.failures.iter().any(|failure| matches!(failure, Failure::Section(_)));
@@ -130,12 +135,12 @@ fn updated(report: &Report) -> Result<Exit, Exit> {
     let mut removed: BTreeMap<&str, usize> = BTreeMap::new();
     for (file, cases) in &files {
         if unknown.contains(file) {
-            say!("not updated {}: mend the names of its columns first", file.display());
+            tell(format!("not updated {}: mend the names of its columns first", file.display()));
             continue;
         }
         match update::rewrite(file, cases) {
             Ok(true) => {
-                say!("updated {}", file.display());
+                tell(format!("updated {}", file.display()));
                 let columns = cases.iter().flat_map(|case| gone(case)).flat_map(|row| &row.columns);
                 columns.for_each(|column| *removed.entry(column).or_default() += 1);
             }
@@ -147,7 +152,8 @@ fn updated(report: &Report) -> Result<Exit, Exit> {
         }
     }
     for (column, rows) in removed {
-        say!("removed column {} from {rows} {}", printable(column), if rows == 1 { "row" } else { "rows" });
+        let rows = if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
+        tell(format!("removed column {} from {rows}", printable(column)));
     }
     let left = report.cases.iter().flat_map(|case| &case.failures);
     let left = left.filter(|failure| !matches!(failure, Failure::Section(_))).count();
