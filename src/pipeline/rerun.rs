@@ -89,6 +89,8 @@ impl Pipeline {
         }
         let owner = self.stations.sink.owner().clone();
         if !goes_on && quarantine::any_marked(self.stations.sink.session().await?, &owner).await? {
+            // Somebody has mended something: perhaps the target, and perhaps a moment after it was looked at last.
+            self.look_at_target().await?;
             let rows = self.pending().await?;
             let (given_up, rows): (Vec<PendingRow>, Vec<PendingRow>) = rows.into_iter().partition(|row| row.discard);
             self.remember_pending(rows);
