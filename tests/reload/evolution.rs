@@ -147,6 +147,8 @@ on_both_servers! {
         // Its form here: what the fold knows is not all that the table has.
         let desk = files(&rig, 0);
         let mut running = rig.start("run");
+        // Or it would begin with the files that are about to come.
+        running.wait_for_log("partition begun", LONG).await;
         let live = rig.workspace.path().to_owned();
         let row = |user: &str, columns: &str| format!("SELECT {columns} FROM enriched_user WHERE user_id = '{user}'");
 
