@@ -8,21 +8,17 @@
 //! picks sources; `mysql` and `topic` start real servers.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails by panicking")]
+#![allow(dead_code, unused_macros, unreachable_pub, reason = "servers are those of the tests, which have more than this needs")]
 
 // Servers as the tests have them.
-#[allow(dead_code, unused_macros, unreachable_pub, reason = "what the tests have and this doesn't need")]
 #[path = "../tests/support/kafka.rs"]
 mod kafka;
-#[allow(dead_code, unused_macros, unreachable_pub, reason = "what the tests have and this doesn't need")]
 #[path = "../tests/support/mysql.rs"]
 mod mysql;
-#[allow(dead_code, unused_macros, unreachable_pub, reason = "what the tests have and this doesn't need")]
 #[path = "../tests/support/process.rs"]
 mod process;
-#[allow(dead_code, unused_macros, unreachable_pub, reason = "what the tests have and this doesn't need")]
 #[path = "../tests/support/servers.rs"]
 mod servers;
-#[allow(dead_code, unused_macros, unreachable_pub, reason = "what the tests have and this doesn't need")]
 #[path = "../tests/support/world.rs"]
 mod world;
 

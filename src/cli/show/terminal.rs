@@ -8,15 +8,8 @@ pub fn width() -> Option<usize> {
         return None;
     }
     let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let asked = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
     Some(told.or_else(asked).filter(|width| *width > 0).unwrap_or(80))
-}
-
-#[allow(unsafe_code, reason = "the standard library can't ask a terminal for its size")]
-fn asked() -> Option<usize> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the call writes one winsize to the pointer, which is valid for that, and keeps nothing.
-    let outcome = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (outcome == 0).then_some(usize::from(size.ws_col))
 }
 
 /// `text` on one line and without anything that a terminal obeys or that hides or reorders what stands there: such characters are
