@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use unicode_width::UnicodeWidthChar;
+
 /// Columns of the terminal on standard output; `None` where it is a file or a pipe, which takes lines of any length.
 pub fn width() -> Option<usize> {
     if !std::io::stdout().is_terminal() {
@@ -39,22 +41,7 @@ pub fn columns(text: &str) -> usize {
 }
 
 fn columns_of(c: char) -> usize {
-    match c as u32 {
-        0x300..=0x36f | 0x1ab0..=0x1aff | 0x20d0..=0x20ff | 0xfe00..=0xfe0f | 0xfe20..=0xfe2f => 0,
-        0x1100..=0x115f
-        | 0x2e80..=0x303e
-        | 0x3041..=0xa4cf
-        | 0xac00..=0xd7a3
-        | 0xf900..=0xfaff
-        | 0xfe30..=0xfe6f
-        | 0xff00..=0xff60
-        | 0xffe0..=0xffe6
-        | 0x1f300..=0x1f64f
-        | 0x1f680..=0x1f6ff
-        | 0x1f900..=0x1f9ff
-        | 0x20000..=0x3fffd => 2,
-        _ => 1,
-    }
+    c.width().unwrap_or(0)
 }
 
 /// The beginning of `text` in at most `limit` columns, with `…` where something is left out.
