@@ -8,7 +8,12 @@
 //! picks sources; `mysql` and `topic` start real servers.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails by panicking")]
-#![allow(dead_code, unused_macros, unreachable_pub, reason = "servers are those of the tests, which have more than this needs")]
+#![allow(
+    dead_code,
+    unused_macros,
+    unreachable_pub,
+    reason = "servers are those of the tests, which have more than this needs"
+)]
 
 // Servers as the tests have them.
 #[path = "../tests/support/kafka.rs"]

@@ -24,6 +24,7 @@ mod held;
 mod index_join;
 mod keys;
 mod latest_rule;
+mod leaf;
 mod locate;
 mod lookup;
 mod models;

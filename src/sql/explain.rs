@@ -130,8 +130,8 @@ fn only_leaf(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
         // Leaves show themselves as `SlotExec: name`.
         [] => {
             let line = displayable(plan.as_ref()).one_line().to_string();
-            let (_, shown) = line.trim().split_once(": ")?;
-            shown.split(',').next().map(str::to_owned)
+            let (_, name) = line.trim().split_once(": ")?;
+            Some(name.to_owned())
         }
         [child] => only_leaf(child),
         _ => None,

@@ -22,8 +22,9 @@ use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
 use self::exec::{Condition, From, IndexJoinExec, Keeps};
+use super::leaf::LeafExec;
 use super::lookup::key::is_exact;
-use super::lookup::slot::{LookupExec, LookupSlot};
+use super::lookup::slot::LookupSlot;
 
 const RULE: &str = "index join";
 
@@ -76,13 +77,13 @@ impl PhysicalOptimizerRule for IndexJoinRule {
         })?;
         // What is left is read row by row, whether a join was declined for it or it stands in none that could be looked at.
         plan.data.apply(|node| {
-            if let Some(leaf) = node.downcast_ref::<LookupExec>()
-                && !told.iter().any(|name| name == leaf.slot().name())
+            if let Some(leaf) = node.downcast_ref::<LeafExec<LookupSlot>>()
+                && !told.iter().any(|name| name == leaf.rows().name())
             {
-                told.push(leaf.slot().name().to_owned());
+                told.push(leaf.rows().name().to_owned());
                 self.0.note(
                     false,
-                    leaf.slot().name(),
+                    leaf.rows().name(),
                     "all of its rows are read for every batch: it isn't joined by its key",
                 );
             }
@@ -264,8 +265,8 @@ fn computed(expression: &Arc<dyn PhysicalExpr>) -> &'static str {
 
 /// Follows a side of a join down to a lookup, as long as its rows come through as they are.
 fn side(plan: &Arc<dyn ExecutionPlan>) -> Result<Side> {
-    if let Some(leaf) = plan.downcast_ref::<LookupExec>() {
-        let (slot, columns) = (Arc::clone(leaf.slot()), leaf.columns());
+    if let Some(leaf) = plan.downcast_ref::<LeafExec<LookupSlot>>() {
+        let (slot, columns) = (Arc::clone(leaf.rows()), leaf.columns());
         return Ok(Side::Lookup(LookupSide { slot, columns, conditions: Vec::new() }));
     }
     if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
@@ -298,8 +299,8 @@ fn side(plan: &Arc<dyn ExecutionPlan>) -> Result<Side> {
 fn below(plan: &Arc<dyn ExecutionPlan>) -> Result<Side> {
     let (mut lookup, mut others) = (None, false);
     plan.apply(|node| {
-        match node.downcast_ref::<LookupExec>() {
-            Some(leaf) => lookup = Some(leaf.slot().name().to_owned()),
+        match node.downcast_ref::<LeafExec<LookupSlot>>() {
+            Some(leaf) => lookup = Some(leaf.rows().name().to_owned()),
             None => others |= node.children().is_empty() || node.is::<IndexJoinExec>(),
         }
         Ok(TreeNodeRecursion::Continue)

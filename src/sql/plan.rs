@@ -27,10 +27,11 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::index_join::{IndexJoinRule, Verdict, Verdicts};
 use super::latest_rule::LatestRule;
+use super::leaf::Leaf;
 use super::locate;
-use super::lookup::slot::{LookupProvider, LookupSlot};
+use super::lookup::slot::LookupSlot;
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
-use super::slots::{Slot, SlotTable};
+use super::slots::Slot;
 use crate::diagnostic::Diagnostic;
 use crate::schema::{as_json, is_json};
 
@@ -166,13 +167,13 @@ fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
 /// Makes `slot` readable by its name.
 pub(super) fn register(session: &SessionContext, slot: &Arc<Slot>) -> Result<(), DataFusionError> {
     slot.clear();
-    session.register_table(TableReference::bare(slot.name()), Arc::new(SlotTable(Arc::clone(slot))))?;
+    session.register_table(TableReference::bare(slot.name()), Arc::new(Leaf(Arc::clone(slot))))?;
     Ok(())
 }
 
 /// Makes a lookup readable by its name.
 pub(super) fn register_lookup(session: &SessionContext, slot: &Arc<LookupSlot>) -> Result<(), DataFusionError> {
-    session.register_table(TableReference::bare(slot.name()), Arc::new(LookupProvider(Arc::clone(slot))))?;
+    session.register_table(TableReference::bare(slot.name()), Arc::new(Leaf(Arc::clone(slot))))?;
     Ok(())
 }
 

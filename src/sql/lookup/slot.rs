@@ -1,26 +1,13 @@
-//! A lookup as a leaf table: what a plan reads is the table that lies in the slot when it runs.
-//!
-//! Statistics are fixed when the slot is made, as those of any [`Slot`](crate::sql::slots::Slot).
+//! A lookup as a leaf table: what a plan reads is the version that lies in the slot when it runs.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::stats::Precision;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, Statistics};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::coop::cooperative;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType};
-use datafusion::physical_plan::memory::MemoryStream;
-use datafusion::physical_plan::statistics::StatisticsArgs;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
 
 use super::table::LookupTable;
+use crate::sql::leaf::Rows;
 
 /// A named place for the present version of a lookup.
 #[derive(Debug)]
@@ -66,129 +53,22 @@ impl LookupSlot {
     }
 }
 
-/// A [`LookupSlot`] as a table of the SQL engine.
-#[derive(Debug)]
-pub(in crate::sql) struct LookupProvider(pub(in crate::sql) Arc<LookupSlot>);
+impl Rows for LookupSlot {
+    const SCAN: &'static str = "LookupExec";
 
-#[async_trait::async_trait]
-impl TableProvider for LookupProvider {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.0.schema)
+    fn name(&self) -> &str {
+        self.name()
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
+    fn schema(&self) -> &SchemaRef {
+        self.schema()
     }
 
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(LookupExec::try_new(Arc::clone(&self.0), projection.cloned())?))
-    }
-}
-
-/// The leaf of a plan that reads all rows of a lookup.
-#[derive(Debug)]
-pub(in crate::sql) struct LookupExec {
-    slot: Arc<LookupSlot>,
-    projection: Option<Vec<usize>>,
-    properties: Arc<PlanProperties>,
-}
-
-impl LookupExec {
-    fn try_new(slot: Arc<LookupSlot>, projection: Option<Vec<usize>>) -> Result<Self> {
-        let schema: SchemaRef = match &projection {
-            Some(columns) => Arc::new(Schema::project(&slot.schema, columns)?),
-            None => Arc::clone(&slot.schema),
-        };
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(schema),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        )
-        .with_scheduling_type(SchedulingType::Cooperative);
-        Ok(Self { slot, projection, properties: Arc::new(properties) })
+    fn assumed_rows(&self) -> usize {
+        self.assumed_rows
     }
 
-    pub(in crate::sql) fn slot(&self) -> &Arc<LookupSlot> {
-        &self.slot
-    }
-
-    /// Which column of the lookup each column of this leaf is.
-    pub(in crate::sql) fn columns(&self) -> Vec<usize> {
-        self.projection.clone().unwrap_or_else(|| (0..self.slot.schema.fields().len()).collect())
-    }
-}
-
-impl DisplayAs for LookupExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LookupExec: {}, all rows", self.slot.name)
-    }
-}
-
-impl ExecutionPlan for LookupExec {
-    fn name(&self) -> &'static str {
-        "LookupExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = context.session_config().batch_size().max(1);
-        let mut slices = Vec::new();
-        let mut all = self.slot.table().batches()?;
-        if all.is_empty() {
-            all.push(RecordBatch::new_empty(Arc::clone(&self.slot.schema)));
-        }
-        for batch in all {
-            let batch = match &self.projection {
-                Some(columns) => batch.project(columns)?,
-                None => batch,
-            };
-            // Operators yield between batches only, and small ones stay in the cache.
-            for from in (0..batch.num_rows().max(1)).step_by(rows) {
-                slices.push(batch.slice(from, rows.min(batch.num_rows() - from)));
-            }
-        }
-        let stream = MemoryStream::try_new(slices, self.schema(), None)?;
-        Ok(Box::pin(cooperative(stream)))
-    }
-
-    fn statistics_from_inputs(&self, _: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
-        let rows = self.slot.assumed_rows;
-        let unknown = Statistics::new_unknown(&self.schema());
-        Ok(Arc::new(
-            unknown.with_num_rows(Precision::Inexact(rows)).with_total_byte_size(Precision::Inexact(rows * 100)),
-        ))
+    fn batches(&self) -> Result<Vec<RecordBatch>> {
+        Ok(self.table().batches()?)
     }
 }
