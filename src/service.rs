@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::{Field, Schema};
 use tokio::sync::{Notify, mpsc, watch as signal};
 
 use self::standby::Standby;
@@ -21,18 +20,21 @@ use crate::failpoint::failpoint;
 use crate::generation::{Fingerprint, Generation};
 use crate::pipeline::health::{Health, State};
 use crate::pipeline::reload::{Definition, Reload};
-use crate::pipeline::{BreakerLimits, Ended, Lookup, Lookups, Origin, Pipeline, Settings, Stations};
+use crate::pipeline::{BreakerLimits, Ended, Lookups, Pipeline, Settings, Stations};
 use crate::schema::{SourceSchema, compat};
+use crate::sink::Sink;
 use crate::sink::positions::Owner;
 use crate::sink::session::{Address, Connector};
-use crate::sink::{self, Sink};
-use crate::source::{BatchLimits, Broker, FollowOptions, Source, SourceOptions};
+use crate::source::{BatchLimits, Broker, Source, SourceOptions};
 use crate::sql::{Engine, LookupFrom, LookupSpec, LookupTable, ModelSpec, VersionBy};
 
 mod definition;
+mod lookups;
 mod standby;
 mod watch;
 
+use self::lookups::{load_into, lookups, no_rows};
+pub use self::lookups::{read_tables, read_topics};
 pub use self::watch::define_anew as define;
 
 /// Loaded lookups, by name.
@@ -155,11 +157,6 @@ fn model_spec(pipeline: &config::Pipeline, tables: &BTreeMap<String, LookupFrom>
     }
 }
 
-fn no_rows(columns: &[(String, arrow::datatypes::DataType)]) -> arrow::array::RecordBatch {
-    let fields: Vec<Field> = columns.iter().map(|(name, kind)| Field::new(name, kind.clone(), true)).collect();
-    arrow::array::RecordBatch::new_empty(Arc::new(Schema::new(fields)))
-}
-
 /// Unit of the time that a pipeline's events carry.
 pub fn timestamp_unit(pipeline: &config::Pipeline) -> TimestampUnit {
     match pipeline.timestamp_unit {
@@ -197,21 +194,6 @@ pub fn connector(config: &Config) -> Connector {
         })
     };
     Connector { address: Arc::new(address), connect_timeout, statement_timeout: Duration::from_secs(30) }
-}
-
-/// Lookups that come from MySQL, read once; waits for nothing.
-pub async fn read_tables(
-    pipeline: &config::Pipeline,
-    connector: &Connector,
-) -> Result<BTreeMap<String, arrow::array::RecordBatch>> {
-    let mut tables = BTreeMap::new();
-    for (name, lookup) in &pipeline.lookups {
-        if let config::LookupFrom::MySql { query, .. } = &lookup.from {
-            let table = sink::lookup::read(connector, query).await;
-            tables.insert(name.clone(), table.map_err(|error| error.at(format!("lookup {name}")))?);
-        }
-    }
-    Ok(tables)
 }
 
 impl Service {
@@ -380,25 +362,6 @@ async fn first_definition(pipeline: &config::Pipeline, tables: LookupTables) -> 
     })
 }
 
-/// Loads the lookups anew, into an engine that was planned over others; `None`: asked to stop meanwhile.
-async fn load_into(
-    config: &Config,
-    pipeline: &config::Pipeline,
-    health: &Health,
-    engine: &Engine,
-    stop: &mut signal::Receiver<bool>,
-) -> Result<Option<Lookups>> {
-    let mut lookups = lookups(config, pipeline, health);
-    let Some(tables) = lookups.load(stop).await? else { return Ok(None) };
-    for (name, table) in tables {
-        engine.put_lookup(&name, table).map_err(|faults| {
-            let first = faults.first().map(|fault| format!("[{}] {}", fault.code, fault.message)).unwrap_or_default();
-            Error::new(Kind::Config, first).remedy("start again")
-        })?;
-    }
-    Ok(Some(lookups))
-}
-
 fn settings(pipeline: &config::Pipeline, until_caught_up: bool) -> Settings {
     Settings {
         name: pipeline.name.clone(),
@@ -451,56 +414,6 @@ fn stations(
         lookups,
         sink: Sink::new(connector, owner, pipeline.key.clone()),
     })
-}
-
-/// Lookups that are topics, as they are now: for tools, which follow nothing.
-pub async fn read_topics(
-    config: &Config,
-    pipeline: &config::Pipeline,
-) -> Result<BTreeMap<String, arrow::array::RecordBatch>> {
-    let mut tables = BTreeMap::new();
-    for lookup in lookup_origins(config, pipeline) {
-        let Some(config::LookupFrom::Topic { columns, .. }) = pipeline.lookups.get(&lookup.name).map(|it| &it.from)
-        else {
-            continue;
-        };
-        let (name, schema) = (lookup.name.clone(), no_rows(columns).schema());
-        let read = tokio::task::spawn_blocking(move || crate::pipeline::lookups::topic_rows(&lookup)).await;
-        let read =
-            read.unwrap_or_else(|error| Err(Error::new(Kind::Bug, "reading a topic has panicked").source(error)));
-        let table = read.map_err(|error| error.at(format!("lookup {name}")))?;
-        let rows = table.batches().and_then(|batches| arrow::compute::concat_batches(&schema, &batches));
-        let rows = rows.map_err(|error| Error::new(Kind::Config, format!("lookup {name}")).source(error))?;
-        tables.insert(name, rows);
-    }
-    Ok(tables)
-}
-
-/// The lookups of one pipeline; nothing is read yet.
-fn lookups(config: &Config, pipeline: &config::Pipeline, health: &Health) -> Lookups {
-    Lookups::new(&pipeline.name, connector(config), health.clone(), lookup_origins(config, pipeline))
-}
-
-fn lookup_origins(config: &Config, pipeline: &config::Pipeline) -> Vec<Lookup> {
-    let lookups = pipeline.lookups.iter().map(|(name, lookup)| Lookup {
-        name: name.clone(),
-        key: lookup.key.clone(),
-        origin: match &lookup.from {
-            config::LookupFrom::File(path) => Origin::File(path.clone()),
-            config::LookupFrom::MySql { query, refresh } => Origin::MySql { query: query.clone(), refresh: *refresh },
-            config::LookupFrom::Topic { topic, columns } => Origin::Topic {
-                options: FollowOptions {
-                    brokers: config.kafka.brokers.clone(),
-                    properties: config.kafka.properties.expose().clone(),
-                    group: pipeline.group.clone(),
-                    topic: topic.clone(),
-                    client_id: format!("afterimage-{}-{name}", pipeline.name),
-                },
-                columns: columns.clone(),
-            },
-        },
-    });
-    lookups.collect()
 }
 
 /// Host and process, for people who look at the positions table.

@@ -5,34 +5,36 @@
 //! for ([`super::bisect`]) and the batch is run again without them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
-use datafusion::prelude::SessionContext;
 
 use super::bisect::Crash;
 use super::explain::{self, Explanation, TableKind, TableNode};
 use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
-use super::lookup::{self, Lookup, LookupTable};
-use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, Models, OUT_OF_ORDER, order};
-use super::plan::{self, ASSUMED_ROWS, Step};
+use super::lookup::Lookup;
+use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, OUT_OF_ORDER};
+use super::plan::Step;
 use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
-use super::{Input, ModelSpec, VersionBy, check, check_target, evidence, locate, nested, output};
-use crate::diagnostic::{Diagnostic, Severity, has_errors};
+use super::{Input, ModelSpec, VersionBy, check_target, evidence, locate, nested, output};
+use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
 use crate::position::{Position, Version};
 use crate::target::Target;
 use crate::work::{Evaluation, Held, OutOfOrder, Refusal, Stage};
+
+pub use prepare::Examined;
+
+mod lookups;
+mod prepare;
 
 /// The models of one pipeline, ready to run batch after batch.
 #[derive(Debug)]
@@ -51,24 +53,6 @@ pub struct Engine {
     last_keys: Vec<ArrayRef>,
     /// The models' texts.
     texts: Vec<String>,
-}
-
-/// What came of planning and checking the models.
-#[derive(Debug, Default)]
-pub struct Examined {
-    /// Ready to run; `None` where a fault refuses it, or something isn't known.
-    pub engine: Option<Box<Engine>>,
-    pub faults: Vec<Diagnostic>,
-    /// Models that couldn't be planned though nothing is said against them: what they read has a fault, or isn't known.
-    pub unplanned: Vec<String>,
-}
-
-fn unplanned(models: &Models, steps: &[Step], faults: &[Diagnostic]) -> Vec<String> {
-    let blamed = |file: &Path| {
-        faults.iter().any(|fault| fault.severity == Severity::Error && fault.file.as_deref() == Some(file))
-    };
-    let open = models.models.iter().filter(|model| !steps.iter().any(|step| step.name == model.name));
-    open.filter(|model| !blamed(&model.file)).map(|model| model.name.clone()).collect()
 }
 
 /// Which steps must run, in order, to have the rows of a model.
@@ -91,112 +75,6 @@ enum Attempt {
 }
 
 impl Engine {
-    /// Loads, plans and checks the models and lookups of `spec` over events of the given schema. Yields the engine and warnings,
-    /// or every fault at once. Without a `target` the one that follows from `latest` is assumed.
-    pub async fn prepare(
-        spec: &ModelSpec,
-        events: SchemaRef,
-        target: Option<&Target>,
-    ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        let examined = Self::examine(spec, Some(events), &[], target).await;
-        match examined.engine {
-            Some(engine) => Ok((*engine, examined.faults)),
-            None => Err(examined.faults),
-        }
-    }
-
-    /// As [`prepare`](Self::prepare), as far as that is possible where the schema of the events or the columns of some lookups
-    /// (`unknown`, by name) aren't known.
-    pub async fn examine(
-        spec: &ModelSpec,
-        events: Option<SchemaRef>,
-        unknown: &[&str],
-        target: Option<&Target>,
-    ) -> Examined {
-        let mut examined = Examined::default();
-        match Self::planned(spec, events, unknown, target, &mut examined).await {
-            Ok(engine) => examined.engine = engine.filter(|_| !has_errors(&examined.faults)).map(Box::new),
-            Err(error) => examined.faults.push(internal(&error)),
-        }
-        examined
-    }
-
-    async fn planned(
-        spec: &ModelSpec,
-        events: Option<SchemaRef>,
-        unknown: &[&str],
-        target: Option<&Target>,
-        examined: &mut Examined,
-    ) -> Result<Option<Self>, DataFusionError> {
-        let faults = &mut examined.faults;
-        let (models, found) = Models::read(&spec.queries);
-        faults.extend(found);
-        let lookups = lookup::load(spec, &models, faults);
-        let session = plan::session()?;
-        let fields = events.as_ref().map(check::struct_fields).unwrap_or_default();
-        let events = events.map(|schema| Slot::new(EVENTS, schema, ASSUMED_ROWS));
-        if let Some(events) = &events {
-            plan::register(&session, events)?;
-        }
-        for lookup in &lookups {
-            plan::register_lookup(&session, &lookup.slot)?;
-        }
-        let mut tables: Vec<&str> = events.iter().map(|_| EVENTS).collect();
-        tables.extend(lookups.iter().map(|lookup| lookup.name.as_str()));
-        let configured = spec.lookups.iter().map(|lookup| lookup.name.as_str());
-        let named: Vec<&str> =
-            [EVENTS, HELD, KNOWN].into_iter().chain(configured).chain(unknown.iter().copied()).collect();
-        let order = order(&models, &named, faults);
-        let planned = plan::plan(&session, &models, &order, &tables, &spec.key, &fields, faults).await;
-        let names: Vec<&str> =
-            spec.lookups.iter().map(|lookup| lookup.name.as_str()).chain(unknown.iter().copied()).collect();
-        check::contract(spec, &models, &planned.steps, &session, (&names, &lookups), faults);
-        let assumed = check_target::target(spec, &models, &planned.steps, target, faults);
-        examined.unplanned = unplanned(&models, &planned.steps, faults);
-        let (Some(target), Some(events), Some(held), Some(known), []) =
-            (assumed, events, planned.held, planned.known, unknown)
-        else {
-            return Ok(None);
-        };
-        Ok(Some(Self::assemble(spec, &session, &models, planned.steps, [events, held, known], lookups, target)))
-    }
-
-    fn assemble(
-        spec: &ModelSpec,
-        session: &SessionContext,
-        models: &Models,
-        steps: Vec<Step>,
-        [events, held, known]: [Arc<Slot>; 3],
-        lookups: Vec<Lookup>,
-        target: Target,
-    ) -> Self {
-        let route = |name: &str| -> Vec<usize> {
-            let ancestry = models.ancestry(name);
-            (0..steps.len()).filter(|step| ancestry.contains(&steps[*step].name)).collect()
-        };
-        let routes = Routes {
-            changes: route(CHANGES),
-            enriched: route(ENRICHED),
-            accepted: route(ACCEPTED),
-            latest: route(LATEST),
-            metrics: route(METRICS),
-            out_of_order: route(OUT_OF_ORDER),
-        };
-        Self {
-            spec: spec.clone(),
-            task: session.task_ctx(),
-            steps,
-            events,
-            held,
-            known,
-            lookups,
-            target,
-            routes,
-            last_keys: Vec::new(),
-            texts: models.models.iter().map(|model| model.sql.clone()).collect(),
-        }
-    }
-
     /// Why a record is refused, fit for logs and for strangers: a model's own words may quote the event, unless they stand in its
     /// SQL as they are.
     pub fn reason_without_values<'r>(&self, refusal: &'r Refusal) -> &'r str {
@@ -233,53 +111,6 @@ impl Engine {
         }
         self.target = target;
         Ok(())
-    }
-
-    /// Replaces a lookup's rows from the next batch on; the columns must be the ones that the models were planned with. Yields
-    /// whether any row differs. On a fault the old rows stay.
-    pub fn set_lookup(&mut self, name: &str, rows: RecordBatch) -> Result<bool, Vec<Diagnostic>> {
-        let lookup = self.lookup(name)?;
-        lookup.replace(Arc::new(LookupTable::from_batches(name, lookup.key(), vec![rows])?))
-    }
-
-    /// As [`set_lookup`](Self::set_lookup), from a file.
-    pub fn reload_lookup(&mut self, name: &str, file: &Path) -> Result<bool, Vec<Diagnostic>> {
-        let lookup = self.lookup(name)?;
-        lookup.replace(Arc::new(LookupTable::from_file(name, lookup.key(), file)?))
-    }
-
-    /// As [`set_lookup`](Self::set_lookup), with a table that was put together elsewhere and is known to differ.
-    pub fn put_lookup(&self, name: &str, table: Arc<LookupTable>) -> Result<(), Vec<Diagnostic>> {
-        self.lookup(name)?.put(table)
-    }
-
-    /// Applies changes to a lookup, seen from the next batch on; see [`LookupTable::apply`].
-    pub fn change_lookup(&mut self, name: &str, rows: RecordBatch, deleted: &[bool]) -> Result<usize, Vec<Diagnostic>> {
-        self.lookup(name)?.change(rows, deleted)
-    }
-
-    /// Takes the rows that the lookups of `other` hold now; where the columns are others, its own stay.
-    pub fn share_lookups(&mut self, other: &Self) {
-        for lookup in &self.lookups {
-            if let Some(theirs) = other.lookups.iter().find(|theirs| theirs.name == lookup.name) {
-                lookup.share(theirs);
-            }
-        }
-    }
-
-    /// What the planner's rules made of each model's joins with lookups: the model, and the verdict.
-    pub fn verdicts(&self) -> impl Iterator<Item = (&str, &super::Verdict)> {
-        self.steps.iter().flat_map(|step| step.verdicts.iter().map(|verdict| (step.name.as_str(), verdict)))
-    }
-
-    /// The lookups as they are now, by name: for another engine that is to go on with them.
-    pub fn lookup_tables(&self) -> BTreeMap<String, Arc<LookupTable>> {
-        self.lookups.iter().map(|lookup| (lookup.name.clone(), lookup.slot.table())).collect()
-    }
-
-    fn lookup(&self, name: &str) -> Result<&Lookup, Vec<Diagnostic>> {
-        let lookup = self.lookups.iter().find(|lookup| lookup.name == name);
-        lookup.ok_or_else(|| vec![Diagnostic::error("AI0301", format!("there is no lookup {name:?}"))])
     }
 
     /// [`Evaluation::latest`] without rows.
@@ -598,8 +429,4 @@ fn split(events: &RecordBatch, guilty: &Faults) -> Result<(RecordBatch, RecordBa
 
 fn bug(error: arrow::error::ArrowError) -> Error {
     Error::new(Kind::Bug, "a table can't be put together").source(error)
-}
-
-fn internal(error: &DataFusionError) -> Diagnostic {
-    Diagnostic::error("AI0113", format!("the SQL engine doesn't start: {}", locate::plain(error)))
 }
