@@ -32,6 +32,7 @@ pub mod diagnostic;
 pub mod editor;
 pub mod error;
 pub mod failpoint;
+pub mod file_mark;
 pub mod generate;
 pub mod generation;
 pub mod hold;

@@ -1,22 +1,19 @@
-//! Noticing that a file has changed, by asking again and again: that works everywhere, also with symlinks that are swapped
-//! (ConfigMaps) and with editors that write a new file and move it into place.
+//! Waits until something has changed among the files and folders that were checked, by asking again and again.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::file_mark::FileMark;
 
 /// How often is asked.
 const PAUSE: Duration = Duration::from_millis(150);
 /// Folders within folders are looked at so deep.
 const DEPTH: usize = 4;
 
-/// What tells one state of a file from another: where it really lies, its size, and when it was written or replaced.
-type Mark = (u64, u64, u64, i64, i64, i64, i64);
-
 /// The state of files and folders, each with all that is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot(BTreeMap<PathBuf, Mark>);
+pub struct Snapshot(BTreeMap<PathBuf, FileMark>);
 
 impl Snapshot {
     pub fn of(inputs: &[PathBuf]) -> Self {
@@ -41,7 +38,7 @@ impl Snapshot {
     }
 }
 
-fn note(path: &Path, depth: usize, marks: &mut BTreeMap<PathBuf, Mark>) {
+fn note(path: &Path, depth: usize, marks: &mut BTreeMap<PathBuf, FileMark>) {
     // One that isn't there is noticed when it comes.
     let Ok(meta) = std::fs::metadata(path) else { return };
     if meta.is_dir() {
@@ -51,8 +48,7 @@ fn note(path: &Path, depth: usize, marks: &mut BTreeMap<PathBuf, Mark>) {
         }
         return;
     }
-    let mark = (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
-    marks.insert(path.to_owned(), mark);
+    marks.insert(path.to_owned(), FileMark::new(&meta));
 }
 
 #[cfg(test)]

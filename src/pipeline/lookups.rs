@@ -4,7 +4,6 @@
 //! keeps its last good rows and says so: once in the log per change of that state, and in the status, with its age. [`Lookups::load`]
 //! returns when all of them are there; [`Lookups::refresh`] never waits.
 
-mod file;
 mod topic;
 
 use std::collections::BTreeMap;
@@ -18,11 +17,11 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use self::file::Seen;
 use self::topic::{News, Topic};
 use super::health::{Health, State};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
+use crate::file_mark::Look;
 use crate::sink;
 use crate::sink::session::Connector;
 use crate::source::FollowOptions;
@@ -107,7 +106,7 @@ struct Entry {
     due: Instant,
     job: Option<(JoinHandle<Outcome>, Instant)>,
     /// Of a file: as it was when it was last read.
-    seen: Option<Seen>,
+    seen: Option<Look>,
     topic: Option<Topic>,
     /// Loaded, and not yet in an engine.
     first: Option<Arc<LookupTable>>,
@@ -141,7 +140,7 @@ impl Lookups {
             };
             // Before it is read: what changes from here on is a change.
             let seen = match &lookup.origin {
-                Origin::File(path) => Some(Seen::of(path)),
+                Origin::File(path) => Some(Look::at(path)),
                 _ => None,
             };
             let status = LookupStatus { source, ..LookupStatus::default() };
@@ -359,7 +358,7 @@ impl Entry {
         match &self.lookup.origin {
             Origin::File(path) => {
                 self.due = now + LOOK_AT_FILES;
-                let found = Seen::of(path);
+                let found = Look::at(path);
                 if self.seen.as_ref().is_some_and(|seen| seen.is_still(&found)) {
                     // A file that can't be used isn't looked at with success.
                     if self.status.last_error.is_empty() {

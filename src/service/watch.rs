@@ -1,14 +1,13 @@
 //! Watches the files of one pipeline while it runs, on a thread of its own: the road goes on meanwhile.
 //!
-//! In: the files as they are, looked at once a second (name, time, size, the file behind a symlink; content once any of these differs),
+//! In: the files as they are, looked at once a second (each by its mark; content once one of these differs),
 //! and at once on SIGHUP. Out: [`Seen`], once the files have been still for a moment: faults, or a planned and tested [`Definition`].
 //! Nothing is told of files that are what was judged last.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
@@ -16,6 +15,7 @@ use super::{decoder, definition, prepare_with, read_tables};
 use crate::config::{self, Config};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
+use crate::file_mark::FileMark;
 use crate::generation::Fingerprint;
 use crate::pipeline::reload::{Definition, Reload, Seen};
 use crate::sql::LookupFrom;
@@ -27,8 +27,21 @@ const STILL: Duration = Duration::from_millis(300);
 /// Something that never stands still is judged all the same.
 const AT_MOST: Duration = Duration::from_secs(10);
 
-/// One file as a look finds it: the file behind a symlink, so that one that is swapped is another one.
-type Sight = (PathBuf, Option<(SystemTime, u64, u64, u64)>);
+/// The files as one look finds them.
+struct Sight {
+    files: Vec<(PathBuf, Option<FileMark>)>,
+    /// One of them changed just now, and may change again without a trace.
+    fresh: bool,
+}
+
+impl Sight {
+    fn of(pipeline: &config::Pipeline) -> Self {
+        let mark = |path: PathBuf| (path.clone(), FileMark::at(&path));
+        let files: Vec<_> = definition::watched(pipeline).into_iter().map(mark).collect();
+        let fresh = files.iter().any(|(_, mark)| mark.is_some_and(|mark| mark.is_fresh()));
+        Self { files, fresh }
+    }
+}
 
 /// The definition as its files are now, or all its faults; lookups in MySQL are read for it.
 pub async fn define_anew(config: &Config, pipeline: &config::Pipeline) -> Result<Definition, Vec<Diagnostic>> {
@@ -98,15 +111,16 @@ impl Watch {
     /// Until nobody listens any more.
     async fn run(&mut self) {
         // What has changed since it was read counts as a change.
-        let mut last: Option<Vec<Sight>> = None;
+        let mut last: Option<Sight> = None;
         loop {
             let asked = tokio::select! {
                 () = self.look.notified() => true,
                 () = tokio::time::sleep(LOOK) => false,
                 () = self.seen.closed() => return,
             };
-            let mut now = self.sights();
-            if !asked && last.as_ref() == Some(&now) {
+            let mut now = Sight::of(&self.pipeline);
+            if !asked && last.is_some_and(|last| !last.fresh && last.files == now.files) {
+                last = Some(now);
                 continue;
             }
             if !asked {
@@ -117,22 +131,13 @@ impl Watch {
         }
     }
 
-    fn sights(&self) -> Vec<Sight> {
-        let sight = |path: PathBuf| {
-            let found = std::fs::metadata(&path).ok();
-            let found = found.map(|it| (it.modified().unwrap_or(SystemTime::UNIX_EPOCH), it.len(), it.ino(), it.dev()));
-            (path, found)
-        };
-        definition::watched(&self.pipeline).into_iter().map(sight).collect()
-    }
-
     /// Waits until the files have been still for a moment.
-    async fn stillness(&self, mut last: Vec<Sight>) -> Vec<Sight> {
+    async fn stillness(&self, mut last: Sight) -> Sight {
         let began = Instant::now();
         loop {
             tokio::time::sleep(STILL).await;
-            let now = self.sights();
-            if now == last || began.elapsed() > AT_MOST {
+            let now = Sight::of(&self.pipeline);
+            if now.files == last.files || began.elapsed() > AT_MOST {
                 return now;
             }
             last = now;
