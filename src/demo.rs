@@ -21,9 +21,10 @@ use self::progress::Progress;
 use self::server::{PrivateServer, Program};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::generate::{OwnedRecord, Workload};
+use crate::generate::Workload;
 use crate::oracle::{self, Expected};
 use crate::pipeline::health::Health;
+use crate::record::OwnedRecord;
 use crate::service::{self, Service};
 use crate::sink::migrate;
 

@@ -7,13 +7,11 @@
 //! Events that fail *and* name a user come from the small share of [`Mix::troubled_users`] only: a failed event keeps its user
 //! waiting, and spread over everybody, failures would soon hold all users.
 
-use std::fmt;
-
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use crate::position::Partition;
-use crate::record::RawRecord;
+pub use crate::record::OwnedRecord;
 use event::{Envelope, Image};
 use people::Profile;
 
@@ -30,40 +28,6 @@ pub use event::Malformation;
 pub use file::{own_timestamp_ms, read_events_file, read_placed_events, write_ndjson};
 pub use mix::Mix;
 pub use produce::produce;
-
-/// One record of a topic, owning its bytes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct OwnedRecord {
-    pub partition: Partition,
-    pub offset: i64,
-    /// Kafka timestamp, milliseconds since 1970 UTC.
-    pub timestamp_ms: Option<i64>,
-    pub key: Option<Vec<u8>>,
-    /// `None` is Kafka's tombstone.
-    pub value: Option<Vec<u8>>,
-}
-
-/// Bytes as text, for people who look at a failed test.
-impl fmt::Debug for OwnedRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.value.as_deref().map(String::from_utf8_lossy);
-        write!(f, "({}, {}) at {:?}: ", self.partition, self.offset, self.timestamp_ms)?;
-        f.write_str(value.as_deref().unwrap_or("(null)"))
-    }
-}
-
-impl OwnedRecord {
-    pub fn as_raw(&self) -> RawRecord<'_> {
-        RawRecord {
-            partition: self.partition,
-            offset: self.offset,
-            timestamp_ms: self.timestamp_ms,
-            key: self.key.as_deref(),
-            value: self.value.as_deref(),
-            headers: b"",
-        }
-    }
-}
 
 /// What to generate.
 #[derive(Debug, Clone, PartialEq)]

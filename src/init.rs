@@ -12,7 +12,8 @@ use crate::check;
 use crate::diagnostic::{Diagnostic, Severity, did_you_mean};
 use crate::editor::{self, FileKind};
 use crate::error::{Error, Kind, Result};
-use crate::generate::{OwnedRecord, read_events_file};
+use crate::generate::read_events_file;
+use crate::record::OwnedRecord;
 use crate::schema::{self, infer};
 
 mod config;

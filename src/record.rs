@@ -1,5 +1,7 @@
-//! What the source hands over: raw records in arenas, one [`Chunk`] per partition, no allocation per record.
+//! What the source hands over: raw records in arenas, one [`Chunk`] per partition, no allocation per record; and single records that own
+//! their bytes, for tools and tests.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::position::{OffsetRange, Partition, Position};
@@ -173,5 +175,39 @@ impl RawBatch {
     /// The record at `position`, if this batch holds it.
     pub fn at(&self, position: Position) -> Option<RawRecord<'_>> {
         self.chunks.iter().find(|chunk| chunk.partition == position.partition)?.at(position.offset)
+    }
+}
+
+/// One record of a topic, owning its bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OwnedRecord {
+    pub partition: Partition,
+    pub offset: i64,
+    /// Kafka timestamp, milliseconds since 1970 UTC.
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<Vec<u8>>,
+    /// `None` is Kafka's tombstone.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Bytes as text, for people who look at a failed test.
+impl fmt::Debug for OwnedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.value.as_deref().map(String::from_utf8_lossy);
+        write!(f, "({}, {}) at {:?}: ", self.partition, self.offset, self.timestamp_ms)?;
+        f.write_str(value.as_deref().unwrap_or("(null)"))
+    }
+}
+
+impl OwnedRecord {
+    pub fn as_raw(&self) -> RawRecord<'_> {
+        RawRecord {
+            partition: self.partition,
+            offset: self.offset,
+            timestamp_ms: self.timestamp_ms,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            headers: b"",
+        }
     }
 }

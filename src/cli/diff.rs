@@ -13,7 +13,7 @@ use super::show::Stopped;
 use super::{DiffArgs, Exit, Format, load};
 use crate::config::Pipeline;
 use crate::diagnostic::{Diagnostic, render};
-use crate::generate::OwnedRecord;
+use crate::record::OwnedRecord;
 use crate::workbench::difference::Difference;
 use crate::workbench::revision::{self, AtRevision};
 use crate::workbench::{Bench, Tables};

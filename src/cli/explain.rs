@@ -10,7 +10,7 @@ use super::show::Stopped;
 use super::{Exit, ExplainArgs, ExplainFormat, load};
 use crate::config::{Config, Pipeline};
 use crate::error::Result;
-use crate::generate::OwnedRecord;
+use crate::record::OwnedRecord;
 use crate::sql::explain::Explanation;
 use crate::workbench::Bench;
 

@@ -10,7 +10,7 @@ use super::{EventsArgs, Exit};
 use crate::config::{Config, LookupFrom, OnError, Pipeline, process_environment};
 use crate::diagnostic::{Diagnostic, did_you_mean, render};
 use crate::error::Error;
-use crate::generate::OwnedRecord;
+use crate::record::OwnedRecord;
 use crate::service;
 use crate::sink::session::Session;
 use crate::sql::explain::Explanation;

@@ -8,7 +8,8 @@ use std::sync::mpsc;
 use rdkafka::mocking::MockCluster;
 
 use crate::error::{Error, Kind, Result};
-use crate::generate::{self, OwnedRecord};
+use crate::generate;
+use crate::record::OwnedRecord;
 
 /// A running broker; ends with its value.
 pub(super) struct EmbeddedBroker {

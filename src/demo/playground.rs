@@ -14,8 +14,9 @@ use super::broker::EmbeddedBroker;
 use super::{TOPIC, outcome, trouble};
 use crate::config::{Config, Log, LogFormat, LogLevel};
 use crate::error::{Error, Kind, Result};
-use crate::generate::{Mix, OwnedRecord, Records, write_ndjson};
+use crate::generate::{Mix, Records, write_ndjson};
 use crate::pipeline::health::Health;
+use crate::record::OwnedRecord;
 use crate::{http, telemetry};
 
 /// Files that a user would have beside the config.

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::EDITOR_FOLDER;
 use crate::config::Config;
 use crate::editor::FileKind;
-use crate::generate::OwnedRecord;
+use crate::record::OwnedRecord;
 use crate::workbench::test::{self, CaseReport, Options, update};
 
 /// Events of the sample that are taken: enough to show how a case is written.

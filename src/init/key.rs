@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{can_be_key, listed, no_such_field};
 use crate::error::{Error, Kind, Result};
-use crate::generate::OwnedRecord;
+use crate::record::OwnedRecord;
 
 /// The events as far as they can be read.
 pub(super) struct Sample {

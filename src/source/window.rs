@@ -14,8 +14,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Broker, Watermarks, properties};
 use crate::error::{Error, Kind, Result};
-use crate::generate::OwnedRecord;
 use crate::position::Partition;
+use crate::record::OwnedRecord;
 
 /// A bound of a window within each partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use std::time::Duration;
 use crate::config::units;
 use crate::config::{Config, Pipeline, TimestampUnit};
 use crate::error::Result;
-use crate::generate::{OwnedRecord, read_placed_events};
+use crate::generate::read_placed_events;
 use crate::position::Partition;
+use crate::record::OwnedRecord;
 use crate::source::window::{self, Place, Span, Window};
 
 /// Which events.

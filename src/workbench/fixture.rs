@@ -23,8 +23,9 @@ pub use self::keys::{Kind, Section, json_schema};
 pub use self::yaml::{Content, Meaning, Node};
 use crate::config::{OnError, Pipeline, VersionBy};
 use crate::diagnostic::{Diagnostic, Span};
-use crate::generate::{OwnedRecord, own_timestamp_ms};
+use crate::generate::own_timestamp_ms;
 use crate::position::Partition;
+use crate::record::OwnedRecord;
 
 /// Codes of faults in fixtures.
 pub mod code {

@@ -11,10 +11,10 @@ use datafusion::common::ScalarValue;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::generate::OwnedRecord;
 use crate::hold::{Key, PendingState};
 use crate::pipeline::sum_changes;
 use crate::position::{Partition, Position, Version};
+use crate::record::OwnedRecord;
 use crate::sink::positions::SumChanges;
 use crate::sql::{Engine, row_keys};
 use crate::target::VERSION_COLUMNS;

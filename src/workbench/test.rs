@@ -305,7 +305,7 @@ async fn judge(case: &Case, bench: &mut Bench, bound: &Bound, options: &Options)
 }
 
 /// The batches along the road, up to the first that stops the pipeline.
-pub(super) async fn go(bench: &mut Bench, bound: &Bound, batches: &[Vec<crate::generate::OwnedRecord>]) -> Ran {
+pub(super) async fn go(bench: &mut Bench, bound: &Bound, batches: &[Vec<crate::record::OwnedRecord>]) -> Ran {
     bench.start(bound.tables.clone());
     let mut turns = Vec::with_capacity(batches.len());
     let mut error = None;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::gone;
 use crate::cli::{Exit, SchemaInferArgs, load};
-use crate::generate::OwnedRecord;
+use crate::record::OwnedRecord;
 use crate::schema::infer::{Inferred, infer};
 use crate::schema::{self, SourceSchema};
 

@@ -7,7 +7,7 @@ use super::super::fixture::bind::Bound;
 use super::super::fixture::columns;
 use super::super::{Bench, Tables};
 use super::go;
-use crate::generate::OwnedRecord;
+use crate::record::OwnedRecord;
 
 /// Random cuts besides the two extreme ones.
 const RANDOM: usize = 4;
