@@ -21,7 +21,7 @@ use crate::record::RawBatch;
 use crate::sink::positions::Token;
 use crate::sink::quarantine::Quarantined;
 use crate::sink::{Outcome, RowFault, Work};
-use crate::work::{Evaluation, Refusal, Stage};
+use crate::work::{Evaluation, Refusal, Stage, Suspicion};
 
 /// A transaction that others' locks hold up for longer than this is shown as waiting.
 const LONG_WAIT: Duration = Duration::from_secs(5);
@@ -60,11 +60,11 @@ impl Pipeline {
             quarantine,
             settled: Vec::new(),
         };
-        self.commit(&work).await
+        self.commit(&work, &evaluation.suspicion).await
     }
 
     /// Repeats `work` until its fate is known. What follows each attempt and each question is for [`protocol::next`] to say.
-    pub(super) async fn commit(&mut self, work: &Work<'_>) -> Result<Applied> {
+    pub(super) async fn commit(&mut self, work: &Work<'_>, suspicion: &Suspicion) -> Result<Applied> {
         let owner = self.stations.sink.owner().token;
         let claim = Claim { id: &work.id, owner: &owner, advances: &work.advances };
         // Attempts to apply, and questions what became of the last one: none while it isn't in doubt.
@@ -73,7 +73,7 @@ impl Pipeline {
         loop {
             let outcome = if asked == 0 {
                 attempt += 1;
-                self.attempt(work).await
+                self.attempt(work, suspicion).await
             } else {
                 failpoint!("before_read_back");
                 self.stations.sink.find(&work.advances).await.map(Outcome::Lost)
@@ -133,9 +133,9 @@ impl Pipeline {
     }
 
     /// Tries to apply `work` once.
-    async fn attempt(&mut self, work: &Work<'_>) -> Result<Outcome> {
+    async fn attempt(&mut self, work: &Work<'_>, suspicion: &Suspicion) -> Result<Outcome> {
         let engine = &mut self.stations.engine;
-        let mut evidence = async |known: Vec<(usize, _)>| engine.evidence(&known).await;
+        let mut evidence = async |known: Vec<(usize, _)>| engine.evidence(suspicion, &known).await;
         self.stations.sink.apply(work, &mut evidence).await
     }
 
