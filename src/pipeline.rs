@@ -210,7 +210,7 @@ impl Pipeline {
                 _ = self.stop.changed() => continue,
                 event = self.lanes.next() => Next::Landing(event),
                 // Before the clock: whatever is due is done below in any case, and nothing that is due can starve the source.
-                polled = self.stations.source.next(&self.settings.limits) => Next::Polled(polled),
+                polled = self.stations.source.next(&self.settings.limits), if busy.len() < self.owned.len().max(1) => Next::Polled(polled),
                 seen = self.reload.news() => {
                     self.note_files(seen);
                     Next::Due

@@ -19,7 +19,7 @@ use crate::failpoint::failpoint;
 use crate::position::{Partition, Position};
 use crate::sink::positions::Token;
 use crate::sink::{Outcome, RowFault, Staging, Work};
-use crate::work::{Evaluation, Refusal, Stage};
+use crate::work::{Refusal, Stage, Suspicion};
 
 /// A transaction that others' locks hold up for longer than this is shown as waiting.
 const LONG_WAIT: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ impl Pipeline {
     pub(super) async fn commit(
         &mut self,
         work: &Work<'_>,
-        evaluation: Option<&Evaluation>,
+        suspicion: &Suspicion,
         mut tried: Option<Result<Outcome>>,
     ) -> Result<Applied> {
         let owner = self.stations.sink.owner().token;
@@ -59,7 +59,7 @@ impl Pipeline {
                 attempt += 1;
                 match tried.take() {
                     Some(outcome) => outcome,
-                    None => self.attempt(work, evaluation).await,
+                    None => self.attempt(work, suspicion).await,
                 }
             } else {
                 failpoint!("before_read_back");
@@ -120,17 +120,14 @@ impl Pipeline {
     }
 
     /// Tries to apply `work` once.
-    async fn attempt(&mut self, work: &Work<'_>, evaluation: Option<&Evaluation>) -> Result<Outcome> {
+    async fn attempt(&mut self, work: &Work<'_>, suspicion: &Suspicion) -> Result<Outcome> {
         let Stations { sink, engine, .. } = &mut self.stations;
         let staged = match sink.stage(work).await? {
             Staging::Ready(staged) => staged,
             Staging::Refused(faults) => return Ok(Outcome::Rows(faults)),
         };
         let known = sink.known(work).await?;
-        let evidence = match evaluation {
-            Some(evaluation) if !known.is_empty() => engine.evidence(&known).await?,
-            _ => Vec::new(),
-        };
+        let evidence = engine.evidence(suspicion, &known).await?;
         sink.transact(work, &staged, &evidence).await
     }
 

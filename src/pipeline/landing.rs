@@ -73,7 +73,7 @@ impl Pipeline {
 
     async fn answer(&mut self, question: Question) {
         let Question { parcel, known, answer } = question;
-        let evidence = self.stations.engine.evidence(&known).await;
+        let evidence = self.stations.engine.evidence(&parcel.evaluation.suspicion, &known).await;
         // Broken off meanwhile.
         let _ = answer.send(evidence);
     }
@@ -176,7 +176,7 @@ impl Pipeline {
         forced: &mut Vec<Refusal>,
     ) -> Result<Option<RawBatch>> {
         let started = Instant::now();
-        match self.commit(&parcel.work(), Some(&parcel.evaluation), tried).await? {
+        match self.commit(&parcel.work(), &parcel.evaluation.suspicion, tried).await? {
             Applied::Committed(committed) => {
                 self.hold(&parcel.evaluation);
                 self.applied(&parcel, &committed, started.elapsed());

@@ -18,7 +18,7 @@ use crate::record::RawBatch;
 use crate::sink::Work;
 use crate::sink::positions::{Advance, SumChanges};
 use crate::sink::quarantine::{self, PendingRow, Settled, SettledInto};
-use crate::work::{Evaluation, PartitionSums};
+use crate::work::{Evaluation, PartitionSums, Suspicion};
 
 /// Records per transaction.
 const AT_ONCE: usize = 5_000;
@@ -131,7 +131,7 @@ impl Pipeline {
             quarantine: Vec::new(),
             settled,
         };
-        if let Applied::Committed(_) = self.commit(&work, None, None).await? {
+        if let Applied::Committed(_) = self.commit(&work, &Suspicion::default(), None).await? {
             for position in &positions {
                 self.holds.remove(*position);
             }
@@ -178,7 +178,7 @@ impl Pipeline {
             if work.advances.is_empty() {
                 return Ok(false);
             }
-            match self.commit(&work, None, None).await? {
+            match self.commit(&work, &evaluation.suspicion, None).await? {
                 Applied::Committed(_) => {
                     let progress = self.settle_in_memory(positions, &evaluation);
                     let resolved = positions.len() - evaluation.refused.len() - evaluation.held.len();
