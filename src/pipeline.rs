@@ -13,6 +13,7 @@ pub mod breaker;
 mod commit;
 pub mod health;
 pub mod lookups;
+pub mod pace;
 pub mod policy;
 pub mod protocol;
 pub mod reload;
@@ -46,7 +47,7 @@ use crate::record::RawBatch;
 use crate::sink::Sink;
 use crate::sink::positions::{Advance, SumChanges, Token};
 use crate::sink::quarantine::Quarantined;
-use crate::source::{Assignment, BatchLimits, Broker, Polled, Source};
+use crate::source::{Ask, Assignment, BatchLimits, Broker, Polled, Source};
 use crate::sql::{Engine, Input};
 use crate::work::{Evaluation, PartitionSums, Refusal};
 
@@ -171,12 +172,13 @@ impl Pipeline {
                 return Ok(Ended::CaughtUp);
             }
             let due = self.upkeep.next_due().min(self.adoption.due()).min(self.reload.due());
+            let asks = [Ask::any(self.settings.limits)];
             let polled = tokio::select! {
                 // A request to stop comes before more work, and that before the clock, which has its turn after every batch anyway.
                 biased;
                 _ = self.stop.changed() => continue,
                 // Before the clock: whatever is due is done below in any case, and nothing that is due can starve the source.
-                polled = self.stations.source.next(&self.settings.limits) => Some(polled),
+                polled = self.stations.source.next(&asks) => Some(polled),
                 seen = self.reload.news() => {
                     self.note_files(seen);
                     None
