@@ -16,6 +16,7 @@ pub mod health;
 mod landing;
 mod lanes;
 pub mod lookups;
+pub mod pace;
 pub mod policy;
 pub mod protocol;
 pub mod reload;
@@ -145,7 +146,7 @@ impl Pipeline {
     ) -> Self {
         let breaker = Breaker::new(settings.breaker);
         let upkeep = Upkeep::new(settings.metrics_interval);
-        let lanes = Lanes::new(settings.lanes, stop.clone());
+        let lanes = Lanes::new(settings.lanes, settings.limits, stop.clone());
         Self {
             settings,
             stations,
@@ -203,14 +204,14 @@ impl Pipeline {
                 return Ok(Ended::CaughtUp);
             }
             let due = self.upkeep.next_due().min(self.adoption.due()).min(self.reload.due());
-            let busy = self.lanes.busy(self.owned.keys());
+            let asks = self.lanes.asks();
             let next = tokio::select! {
                 // A request to stop comes before more work, and that before the clock, which has its turn after every batch anyway.
                 biased;
                 _ = self.stop.changed() => continue,
                 event = self.lanes.next() => Next::Landing(event),
                 // Before the clock: whatever is due is done below in any case, and nothing that is due can starve the source.
-                polled = self.stations.source.next(&self.settings.limits), if busy.len() < self.owned.len().max(1) => Next::Polled(polled),
+                polled = self.stations.source.next(&asks) => Next::Polled(polled),
                 seen = self.reload.news() => {
                     self.note_files(seen);
                     Next::Due
@@ -234,14 +235,12 @@ impl Pipeline {
     }
 
     /// One batch along the road, as far as the lanes: they apply it while the next one comes along.
-    async fn launch(&mut self, raw: RawBatch) -> Result<()> {
+    async fn launch(&mut self, mut raw: RawBatch) -> Result<()> {
         failpoint!("after_poll");
-        for mut raw in self.lanes.split(raw) {
-            self.keep_owned(&mut raw);
-            if !raw.chunks.is_empty() {
-                let parcel = self.prepare(raw, &[]).await?;
-                self.send(parcel);
-            }
+        self.keep_owned(&mut raw);
+        if !raw.chunks.is_empty() {
+            let parcel = self.prepare(raw, &[]).await?;
+            self.send(parcel);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use afterimage::error::Kind;
 use afterimage::position::{OffsetRange, Partition};
 use afterimage::record::RawBatch;
 use afterimage::source::{
-    Assignment, BatchLimits, Broker, Found, Polled, Source, SourceOptions, Stored, Verdict, position_check,
+    Ask, Assignment, BatchLimits, Broker, Found, Polled, Source, SourceOptions, Stored, Verdict, position_check,
 };
 
 use crate::support::kafka::{Broker as Kafka, Message};
@@ -96,7 +96,8 @@ impl Member {
 
     /// Serves the source for a moment.
     async fn turn(&mut self, store: &mut Store) {
-        let Ok(polled) = tokio::time::timeout(Duration::from_millis(50), self.source.next(&LIMITS)).await else {
+        let Ok(polled) = tokio::time::timeout(Duration::from_millis(50), self.source.next(&[Ask::any(LIMITS)])).await
+        else {
             return;
         };
         match polled {
@@ -391,7 +392,7 @@ async fn back_pressure_costs_no_record_however_often_it_strikes() {
     let begun = Instant::now();
     while store.total() < 120_000 {
         assert!(begun.elapsed() < PATIENCE, "{} records", store.total());
-        match tokio::time::timeout(PATIENCE, member.source.next(&small)).await.unwrap() {
+        match tokio::time::timeout(PATIENCE, member.source.next(&[Ask::any(small)])).await.unwrap() {
             Polled::Assigned(assignments) => assignments.iter().for_each(|new| member.source.position(*new, 0)),
             Polled::Batch(batch) => {
                 store.apply(&batch);

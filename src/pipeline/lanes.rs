@@ -7,7 +7,7 @@
 //!
 //! Lanes share nothing but the server: a partition belongs to one lane.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,12 +18,14 @@ use rand::RngExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::pace::{Pace, Pass};
 use crate::error::{Error, Kind, Result};
 use crate::position::Partition;
 use crate::record::RawBatch;
 use crate::sink::positions::{Advance, Token};
 use crate::sink::quarantine::Quarantined;
 use crate::sink::{Known, Outcome, Sink, Staging, Work};
+use crate::source::{Ask, BatchLimits, Share};
 use crate::work::{Evaluation, OutOfOrder};
 
 /// One in its transaction, one staged.
@@ -125,8 +127,8 @@ pub(super) struct Lanes {
     stop: watch::Receiver<bool>,
 }
 
-#[derive(Default)]
 struct Lane {
+    pace: Pace,
     /// Sinks with nothing to do.
     idle: Vec<Sink>,
     flights: VecDeque<Flight>,
@@ -137,13 +139,16 @@ struct Lane {
 /// A parcel under way; dropping it breaks it off.
 struct Flight {
     parcel: Arc<Parcel>,
+    /// What the batch was taken with.
+    limits: BatchLimits,
     task: JoinHandle<Flown>,
 }
 
 struct Flown {
     sink: Sink,
     landed: Landed,
-    took: Duration,
+    staging: Duration,
+    transaction: Duration,
 }
 
 impl Drop for Flight {
@@ -153,9 +158,10 @@ impl Drop for Flight {
 }
 
 impl Lanes {
-    pub fn new(count: usize, stop: watch::Receiver<bool>) -> Self {
+    /// `limits` are the most that a batch may hold.
+    pub fn new(count: usize, limits: BatchLimits, stop: watch::Receiver<bool>) -> Self {
         let (asking, asked) = mpsc::unbounded_channel();
-        Self { lanes: (0..count.max(1)).map(|_| Lane::default()).collect(), asking, asked, stop }
+        Self { lanes: (0..count.max(1)).map(|_| Lane::new(limits)).collect(), asking, asked, stop }
     }
 
     fn index(&self, partition: Partition) -> usize {
@@ -167,27 +173,14 @@ impl Lanes {
         self.lanes.iter().all(|lane| lane.flights.is_empty())
     }
 
-    /// Those of `partitions` whose lane takes no further parcel for the time being.
-    pub fn busy<'a>(&self, partitions: impl Iterator<Item = &'a Partition>) -> BTreeSet<Partition> {
-        let full = |partition: &&Partition| {
-            let lane = self.lanes.get(self.index(**partition));
-            lane.is_some_and(|lane| lane.flights.len() >= PARCELS_PER_LANE)
+    /// Batches that lanes would take now, one per lane that has room.
+    pub fn asks(&self) -> Vec<Ask> {
+        let of = Partition::try_from(self.lanes.len()).unwrap_or(Partition::MAX);
+        let ask = |(lane, index): (&Lane, Partition)| {
+            let has_room = lane.flights.len() < PARCELS_PER_LANE;
+            has_room.then(|| Ask { share: Share { index, of }, limits: lane.pace.limits() })
         };
-        partitions.filter(full).copied().collect()
-    }
-
-    /// A batch's parts by lane.
-    pub fn split(&self, raw: RawBatch) -> Vec<RawBatch> {
-        let mut parts: Vec<RawBatch> =
-            self.lanes.iter().map(|_| RawBatch { topic: Arc::clone(&raw.topic), chunks: Vec::new() }).collect();
-        for chunk in raw.chunks {
-            let index = self.index(chunk.partition);
-            if let Some(part) = parts.get_mut(index) {
-                part.chunks.push(chunk);
-            }
-        }
-        parts.retain(|part| !part.chunks.is_empty());
-        parts
+        self.lanes.iter().zip(0..).filter_map(ask).collect()
     }
 
     /// Parcels under way.
@@ -205,7 +198,8 @@ impl Lanes {
         let (after, committed) = oneshot::channel();
         let parcel = Arc::new(parcel);
         let flight = fly(sink, Arc::clone(&parcel), Turn { before, after, stop: self.stop.clone() }, self.asking.clone());
-        lane.flights.push_back(Flight { parcel, task: tokio::spawn(flight) });
+        let limits = lane.pace.limits();
+        lane.flights.push_back(Flight { parcel, limits, task: tokio::spawn(flight) });
         lane.committed = Some(committed);
     }
 
@@ -223,17 +217,26 @@ impl Lanes {
 }
 
 impl Lane {
+    fn new(limits: BatchLimits) -> Self {
+        Self { pace: Pace::new(limits), idle: Vec::new(), flights: VecDeque::new(), committed: None }
+    }
+
     /// The first parcel, if it is under way no more.
     fn poll(&mut self, context: &mut Context<'_>) -> Option<Landing> {
         let flight = self.flights.front_mut()?;
         let Poll::Ready(joined) = Pin::new(&mut flight.task).poll(context) else { return None };
         let flight = self.flights.pop_front()?;
-        let parcel = Arc::clone(&flight.parcel);
+        let (parcel, limits) = (Arc::clone(&flight.parcel), flight.limits);
         drop(flight);
         let (landed, took) = match joined {
-            Ok(Flown { sink, landed, took }) => {
+            Ok(Flown { sink, landed, staging, transaction }) => {
                 self.idle.push(sink);
-                (landed, took)
+                if let Landed::Outcome(Ok(Outcome::Committed { .. })) = landed {
+                    let (events, bytes) = (parcel.raw.len(), parcel.raw.byte_len());
+                    let preparing = parcel.decode + parcel.sql + staging;
+                    self.pace.note(&Pass { events, bytes, limits, preparing, transaction });
+                }
+                (landed, staging + transaction)
             }
             Err(_) => {
                 let error = Error::new(Kind::Bug, "a panic while a batch was applied; the log has its place");
@@ -262,7 +265,7 @@ async fn fly(mut sink: Sink, parcel: Arc<Parcel>, turn: Turn, asking: mpsc::Unbo
         && (before.await.is_err() || *turn.stop.borrow())
     {
         drop(work);
-        return Flown { sink, landed: Landed::StoodBack, took: staging };
+        return Flown { sink, landed: Landed::StoodBack, staging, transaction: Duration::ZERO };
     }
     let began = Instant::now();
     let outcome = apply(&mut sink, &parcel, &work, staged, &asking).await;
@@ -271,7 +274,7 @@ async fn fly(mut sink: Sink, parcel: Arc<Parcel>, turn: Turn, asking: mpsc::Unbo
         let _ = turn.after.send(());
     }
     drop(work);
-    Flown { sink, landed: Landed::Outcome(outcome), took: staging + began.elapsed() }
+    Flown { sink, landed: Landed::Outcome(outcome), staging, transaction: began.elapsed() }
 }
 
 async fn apply(

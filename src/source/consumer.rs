@@ -143,14 +143,14 @@ fn accept(message: &BorrowedMessage<'_>, shared: &Shared, header_json: &mut Vec<
     if let Some(headers) = message.headers() {
         headers::write(headers, header_json);
     }
-    shared.accept(RawRecord {
+    shared.accept([RawRecord {
         partition: message.partition(),
         offset: message.offset(),
         timestamp_ms: message.timestamp().to_millis(),
         key: message.key(),
         value: message.payload(),
         headers: header_json,
-    });
+    }]);
 }
 
 /// Other than closing, giving the subscription up tells the group so even for a static member.
