@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, Row, SslOpts};
+use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, QueryResult, Row, SslOpts, TextProtocol};
 
 use super::server_error::{self, Class};
 use crate::error::{Error, Kind, Result, without_values};
@@ -56,6 +56,13 @@ pub struct Done {
     pub duplicates: u64,
 }
 
+/// What one of several statements of a request answered.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pub done: Done,
+    pub rows: Vec<Row>,
+}
+
 /// An error of one statement.
 #[derive(Debug)]
 pub struct StatementError {
@@ -73,6 +80,9 @@ pub struct Session {
     answered: Instant,
     pub facts: ServerFacts,
 }
+
+/// Stands between statements of one request. The tests' proxy tells them apart by it.
+const STATEMENT_END: &str = ";\n";
 
 /// A session that was silent for so long is asked whether it still is one, well before the server ends it.
 const SILENT: Duration = Duration::from_secs(8);
@@ -243,6 +253,25 @@ impl Session {
         self.guard(async |conn: &mut Conn| conn.query(sql).await).await
     }
 
+    /// Runs statements one after the other in one request, so that they cost one round trip. The first that fails ends it, and what was
+    /// done before it stays: only for inside a transaction, or where that is no harm. One answer per statement.
+    pub async fn run_several(&mut self, statements: &[&str]) -> Result<Vec<Answer>, StatementError> {
+        let request = statements.join(STATEMENT_END);
+        let patience = self.timeout.saturating_mul(u32::try_from(statements.len()).unwrap_or(u32::MAX));
+        self.guard_for(patience, async |conn: &mut Conn| {
+            let mut answers = Vec::with_capacity(statements.len());
+            let mut result = conn.query_iter(&request).await?;
+            for _ in statements {
+                let done = done(&result);
+                // Goes on to the next statement's answer.
+                answers.push(Answer { done, rows: result.collect().await? });
+            }
+            result.drop_result().await?;
+            Ok(answers)
+        })
+        .await
+    }
+
     /// Runs a statement and hands over each row as it comes, until `take` says that it is enough. `patience` is for each wait.
     pub async fn each_row(
         &mut self,
@@ -291,10 +320,18 @@ impl Session {
         &mut self,
         call: impl AsyncFnOnce(&mut Conn) -> Result<T, mysql_async::Error>,
     ) -> Result<T, StatementError> {
+        self.guard_for(self.timeout, call).await
+    }
+
+    async fn guard_for<T>(
+        &mut self,
+        patience: Duration,
+        call: impl AsyncFnOnce(&mut Conn) -> Result<T, mysql_async::Error>,
+    ) -> Result<T, StatementError> {
         let Some(mut conn) = self.conn.take() else {
             return Err(StatementError::dead("the connection was given up"));
         };
-        match tokio::time::timeout(self.timeout, call(&mut conn)).await {
+        match tokio::time::timeout(patience, call(&mut conn)).await {
             Ok(Ok(value)) => {
                 self.answered = Instant::now();
                 self.conn = Some(conn);
@@ -307,7 +344,7 @@ impl Session {
                 }
                 Err(error)
             }
-            Err(_) => Err(StatementError::dead(format!("no answer within {:?}", self.timeout))),
+            Err(_) => Err(StatementError::dead(format!("no answer within {patience:?}"))),
         }
     }
 }
@@ -315,10 +352,15 @@ impl Session {
 /// Runs one statement and says what its OK packet says.
 async fn execute(conn: &mut Conn, sql: &str) -> Result<Done, mysql_async::Error> {
     let result = conn.query_iter(sql).await?;
-    let mut done = Done { affected: result.affected_rows(), warnings: result.warnings(), ..Done::default() };
-    (done.records, done.duplicates) = info_counts(&result.info());
+    let done = done(&result);
     result.drop_result().await?;
     Ok(done)
+}
+
+/// What the OK packet says that `result` stands at.
+fn done(result: &QueryResult<'_, 'static, TextProtocol>) -> Done {
+    let (records, duplicates) = info_counts(&result.info());
+    Done { affected: result.affected_rows(), warnings: result.warnings(), records, duplicates }
 }
 
 /// The text of a column, or empty for NULL.
