@@ -290,7 +290,11 @@ struct Plan {
 /// One pipeline, one thread, one runtime: its models may keep the thread busy without holding up anybody else.
 fn on_own_runtime(plan: Plan, health: Health, stop: signal::Receiver<bool>) -> Result<Ended> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(plan.pipeline.lanes).thread_name(format!("lanes-{}", plan.pipeline.name)).enable_all().build();
+    let runtime = builder
+        .worker_threads(plan.pipeline.lanes)
+        .thread_name(format!("lanes-{}", plan.pipeline.name))
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| Error::new(Kind::Bug, "no runtime for a pipeline").source(error))?;
     let grace = plan.pipeline.shutdown_timeout;
     let mut deadline = stop.clone();

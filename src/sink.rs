@@ -9,6 +9,7 @@
 //! in the middle: the session goes with it. Rows are staged before the transaction begins, so that locks are held only while the
 //! server itself works.
 
+mod direct;
 mod encode;
 pub mod evolve;
 pub mod generations;
@@ -32,22 +33,22 @@ mod tombstones;
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::RecordBatch;
 
 use self::inspect::Inspected;
 use self::merge::Merge;
-pub use self::merge::Superseded;
+pub use self::merge::{Known, Superseded};
 use self::positions::{Advance, Found, Owner, Token};
 use self::quarantine::{Quarantined, Settled};
 use self::quoting::binary;
 use self::session::{Connector, Session, StatementError};
-pub use self::stage::RowFault;
 use self::stage::{Filled, Stage};
+pub use self::stage::{RowFault, Staged};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::generation::Generation;
-use crate::position::{Partition, Version};
+use crate::position::Partition;
 use crate::target::Target;
 use crate::work::OutOfOrder;
 
@@ -87,16 +88,6 @@ pub enum Staging {
     Refused(Vec<RowFault>),
 }
 
-/// Rows that a session holds for its next transaction, by kind.
-#[derive(Debug)]
-pub struct Staged {
-    upserts: usize,
-    deletes: usize,
-}
-
-/// What is stored of a late row's key: row of `latest`, newest version.
-pub type Known = Vec<(usize, Option<Version>)>;
-
 /// One writer session and the statements for one target. See the module page.
 pub struct Sink {
     connector: Connector,
@@ -135,7 +126,7 @@ impl Sink {
 
     /// Writes to `target` from now on.
     pub fn use_target(&mut self, target: Target) {
-        let (stage, merge) = (Stage::new(&target), Merge::new(&target, &self.owner.pipeline));
+        let (stage, merge) = (Stage::new(&target, &self.owner.pipeline), Merge::new(&target, &self.owner.pipeline));
         self.prepared = Some(Arc::new(Prepared { target, stage, merge }));
     }
 
@@ -181,24 +172,21 @@ impl Sink {
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(Error::new(Kind::Bug, "staging before the target was inspected"));
         };
-        let (upserts, deletes) = count_rows(work.latest)?;
-        if upserts + deletes > 0
-            && let Filled::Refused(faults) = stage_rows(session, prepared, work.latest, &work.late).await?
-        {
-            return Ok(Staging::Refused(faults));
-        }
-        Ok(Staging::Ready(Staged { upserts, deletes }))
+        Ok(match stage_rows(session, prepared, work.latest, &work.late).await? {
+            Filled::Staged(staged) => Staging::Ready(staged),
+            Filled::Refused(faults) => Staging::Refused(faults),
+        })
     }
 
     /// What is stored of the keys of late rows of `work`, which this session has just staged.
-    pub async fn known(&mut self, work: &Work<'_>) -> Result<Known> {
+    pub async fn known(&mut self, work: &Work<'_>, staged: &Staged) -> Result<Known> {
         if !work.late.contains(&true) {
             return Ok(Known::new());
         }
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(unstaged());
         };
-        prepared.merge.known(session).await.map_err(StatementError::into_error)
+        prepared.merge.known(session, staged).await.map_err(StatementError::into_error)
     }
 
     /// Applies `work`, which this session has just staged, in one transaction, together with `evidence` about its late rows.
@@ -291,19 +279,14 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> R
         error
     };
     failpoint!("after_stage");
-    session.run("START TRANSACTION").await.map_err(operator)?;
     failpoint!("before_swap");
-    let swapped = session.run(body.swap).await.map_err(operator)?;
-    if swapped.affected != body.rows as u64 {
+    let answers = session.run_several(&["START TRANSACTION", body.swap]).await.map_err(operator)?;
+    if answers.last().map(|answer| answer.done.affected) != Some(body.rows as u64) {
         return Ok(None);
     }
     failpoint!("after_swap");
-    let mut superseded = Vec::new();
-    let Staged { upserts, deletes } = *body.staged;
-    if upserts + deletes > 0 {
-        let merged = body.merge.run(session, upserts, deletes).await;
-        superseded = merged.map_err(StatementError::into_error_about_rows)?;
-    }
+    let merged = body.merge.run(session, body.staged).await;
+    let superseded = merged.map_err(StatementError::into_error_about_rows)?;
     failpoint!("after_merge");
     for lost in &superseded {
         session.run(&owner.correct(lost.partition, lost.upserts, lost.deletes)).await.map_err(operator)?;
@@ -315,30 +298,13 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> R
     Ok(Some(superseded))
 }
 
-/// Fills the stage; taken up again once where the server has just refused `LOAD DATA LOCAL`.
+/// Stages a batch; one without rows needs nothing.
 async fn stage_rows(session: &mut Session, prepared: &Prepared, rows: &RecordBatch, late: &[bool]) -> Result<Filled> {
-    let filled = async {
-        prepared.stage.clear(session).await?;
-        match prepared.stage.fill(session, &prepared.target, rows, late).await? {
-            Filled::NoLocalInfile => {
-                prepared.stage.clear(session).await?;
-                prepared.stage.fill(session, &prepared.target, rows, late).await
-            }
-            filled => Ok(filled),
-        }
+    if rows.num_rows() == 0 {
+        return Ok(Filled::Staged(Staged::Table { upserts: 0, deletes: 0 }));
     }
-    .await;
+    let filled = prepared.stage.put(session, &prepared.target, rows, late).await;
     filled.map_err(StatementError::into_error_about_rows)
-}
-
-/// Upserts and deletes in a batch.
-fn count_rows(latest: &RecordBatch) -> Result<(usize, usize)> {
-    let deleted = latest
-        .column_by_name("_deleted")
-        .and_then(|column| column.as_boolean_opt())
-        .ok_or_else(|| Error::new(Kind::Bug, "latest carries no _deleted column"))?;
-    let deletes = deleted.true_count();
-    Ok((latest.num_rows() - deletes, deletes))
 }
 
 /// INSERTs for `events`, each of about `byte_limit` at most.

@@ -241,11 +241,8 @@ impl Pipeline {
         self.health.update(|snapshot| {
             snapshot.halted.remove(&partition);
         });
-        let stored = Standing {
-            next_offset: row.next_offset,
-            transaction: row.transaction,
-            high_water_ns: row.high_water_ns,
-        };
+        let stored =
+            Standing { next_offset: row.next_offset, transaction: row.transaction, high_water_ns: row.high_water_ns };
         self.owned.insert(partition, Owned { assignment, epoch: row.epoch, stored, ahead: stored });
     }
 

@@ -126,7 +126,7 @@ impl Pipeline {
             Staging::Ready(staged) => staged,
             Staging::Refused(faults) => return Ok(Outcome::Rows(faults)),
         };
-        let known = sink.known(work).await?;
+        let known = sink.known(work, &staged).await?;
         let evidence = engine.evidence(suspicion, &known).await?;
         sink.transact(work, &staged, &evidence).await
     }

@@ -7,10 +7,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::Pipeline;
 use super::commit::{Applied, committed};
 use super::health::State;
 use super::lanes::{Event, Landed, Landing, Parcel, Question};
-use super::Pipeline;
 use super::upkeep::Committed;
 use crate::error::Result;
 use crate::failpoint::failpoint;

@@ -45,13 +45,7 @@ pub(super) struct Parcel {
 }
 
 impl Parcel {
-    pub fn new(
-        raw: RawBatch,
-        evaluation: Evaluation,
-        advances: Vec<Advance>,
-        decode: Duration,
-        sql: Duration,
-    ) -> Self {
+    pub fn new(raw: RawBatch, evaluation: Evaluation, advances: Vec<Advance>, decode: Duration, sql: Duration) -> Self {
         let mut late = vec![false; evaluation.latest.num_rows()];
         let asked = if evaluation.suspicion.is_empty() { &[][..] } else { &evaluation.suspects };
         for row in asked {
@@ -197,7 +191,8 @@ impl Lanes {
         let before = lane.committed.take().filter(|_| !lane.flights.is_empty());
         let (after, committed) = oneshot::channel();
         let parcel = Arc::new(parcel);
-        let flight = fly(sink, Arc::clone(&parcel), Turn { before, after, stop: self.stop.clone() }, self.asking.clone());
+        let flight =
+            fly(sink, Arc::clone(&parcel), Turn { before, after, stop: self.stop.clone() }, self.asking.clone());
         let limits = lane.pace.limits();
         lane.flights.push_back(Flight { parcel, limits, task: tokio::spawn(flight) });
         lane.committed = Some(committed);
@@ -288,17 +283,13 @@ async fn apply(
         Staging::Ready(staged) => staged,
         Staging::Refused(faults) => return Ok(Outcome::Rows(faults)),
     };
-    let known = sink.known(work).await?;
+    let known = sink.known(work, &staged).await?;
     let evidence = if known.is_empty() { Vec::new() } else { ask(asking, parcel, known).await? };
     sink.transact(work, &staged, &evidence).await
 }
 
 /// Has the loop run the model that makes evidence: it has the engine.
-async fn ask(
-    asking: &mpsc::UnboundedSender<Question>,
-    parcel: &Arc<Parcel>,
-    known: Known,
-) -> Result<Vec<OutOfOrder>> {
+async fn ask(asking: &mpsc::UnboundedSender<Question>, parcel: &Arc<Parcel>, known: Known) -> Result<Vec<OutOfOrder>> {
     let (answer, answered) = oneshot::channel();
     let gone = || Error::new(Kind::Bug, "the loop ended while a transaction was under way");
     asking.send(Question { parcel: Arc::clone(parcel), known, answer }).map_err(|_| gone())?;

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::health::State;
+use super::lanes::Parcel;
 use super::policy;
 use super::target::LOOK_AT_TARGET;
-use super::lanes::Parcel;
 use super::{Pipeline, Stations, sum_changes};
 use crate::error::{Error, Kind, Result};
 use crate::position::Partition;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, Row, SslOpts};
+use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, QueryResult, Row, SslOpts, TextProtocol};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -58,6 +58,13 @@ pub struct Done {
     pub duplicates: u64,
 }
 
+/// What one of several statements of a request answered.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pub done: Done,
+    pub rows: Vec<Row>,
+}
+
 /// An error of one statement.
 #[derive(Debug)]
 pub struct StatementError {
@@ -75,6 +82,9 @@ pub struct Session {
     answered: Instant,
     pub facts: ServerFacts,
 }
+
+/// Stands between statements of one request. The tests' proxy tells them apart by it.
+const STATEMENT_END: &str = ";\n";
 
 /// A session that was silent for so long is asked whether it still is one, well before the server ends it.
 const SILENT: Duration = Duration::from_secs(8);
@@ -255,6 +265,16 @@ impl Session {
         self.answer(conn, answer)
     }
 
+    /// Runs statements one after the other in one request, so that they cost one round trip. The first that fails ends it, and what was
+    /// done before it stays: only for inside a transaction, or where that is no harm. One answer per statement.
+    pub async fn run_several(&mut self, statements: &[&str]) -> Result<Vec<Answer>, StatementError> {
+        let request = statements.join(STATEMENT_END);
+        let patience = self.timeout.saturating_mul(u32::try_from(statements.len()).unwrap_or(u32::MAX));
+        let mut conn = self.take()?;
+        let answer = timeout(patience, execute_several(&mut conn, &request, statements.len())).await;
+        self.answer(conn, answer)
+    }
+
     /// Runs a statement and hands over each row as it comes, until `take` says that it is enough. `patience` is for each wait.
     pub async fn each_row(
         &mut self,
@@ -320,7 +340,7 @@ impl Session {
                 }
                 Err(error)
             }
-            Err(_) => Err(StatementError::dead(format!("no answer within {:?}", self.timeout))),
+            Err(_) => Err(StatementError::dead("no answer within the deadline")),
         }
     }
 }
@@ -328,10 +348,28 @@ impl Session {
 /// Runs one statement and says what its OK packet says.
 async fn execute(conn: &mut Conn, sql: &str) -> Result<Done, mysql_async::Error> {
     let result = conn.query_iter(sql).await?;
-    let mut done = Done { affected: result.affected_rows(), warnings: result.warnings(), ..Done::default() };
-    (done.records, done.duplicates) = info_counts(&result.info());
+    let done = done(&result);
     result.drop_result().await?;
     Ok(done)
+}
+
+/// What the OK packet says that `result` stands at.
+fn done(result: &QueryResult<'_, 'static, TextProtocol>) -> Done {
+    let (records, duplicates) = info_counts(&result.info());
+    Done { affected: result.affected_rows(), warnings: result.warnings(), records, duplicates }
+}
+
+/// Runs `count` statements in one request.
+async fn execute_several(conn: &mut Conn, request: &str, count: usize) -> Result<Vec<Answer>, mysql_async::Error> {
+    let mut answers = Vec::with_capacity(count);
+    let mut result = conn.query_iter(request).await?;
+    for _ in 0..count {
+        let done = done(&result);
+        // Goes on to the next statement's answer.
+        answers.push(Answer { done, rows: result.collect().await? });
+    }
+    result.drop_result().await?;
+    Ok(answers)
 }
 
 /// The text of a column, or empty for NULL.
