@@ -253,12 +253,11 @@ impl Session {
         self.guard(async |conn: &mut Conn| conn.query(sql).await).await
     }
 
-    /// Runs statements one after the other in one request, so that they cost one round trip. The first that fails ends it, and what was
-    /// done before it stays: only for inside a transaction, or where that is no harm. One answer per statement.
+    /// Runs statements one after the other in one request, so that they cost one round trip, under one deadline. The first that fails
+    /// ends it, and what was done before it stays: only for inside a transaction, or where that is no harm. One answer per statement.
     pub async fn run_several(&mut self, statements: &[&str]) -> Result<Vec<Answer>, StatementError> {
         let request = statements.join(STATEMENT_END);
-        let patience = self.timeout.saturating_mul(u32::try_from(statements.len()).unwrap_or(u32::MAX));
-        self.guard_for(patience, async |conn: &mut Conn| {
+        self.guard(async |conn: &mut Conn| {
             let mut answers = Vec::with_capacity(statements.len());
             let mut result = conn.query_iter(&request).await?;
             for _ in statements {
@@ -320,18 +319,10 @@ impl Session {
         &mut self,
         call: impl AsyncFnOnce(&mut Conn) -> Result<T, mysql_async::Error>,
     ) -> Result<T, StatementError> {
-        self.guard_for(self.timeout, call).await
-    }
-
-    async fn guard_for<T>(
-        &mut self,
-        patience: Duration,
-        call: impl AsyncFnOnce(&mut Conn) -> Result<T, mysql_async::Error>,
-    ) -> Result<T, StatementError> {
         let Some(mut conn) = self.conn.take() else {
             return Err(StatementError::dead("the connection was given up"));
         };
-        match tokio::time::timeout(patience, call(&mut conn)).await {
+        match tokio::time::timeout(self.timeout, call(&mut conn)).await {
             Ok(Ok(value)) => {
                 self.answered = Instant::now();
                 self.conn = Some(conn);
@@ -344,7 +335,7 @@ impl Session {
                 }
                 Err(error)
             }
-            Err(_) => Err(StatementError::dead(format!("no answer within {patience:?}"))),
+            Err(_) => Err(StatementError::dead(format!("no answer within {:?}", self.timeout))),
         }
     }
 }
