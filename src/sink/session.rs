@@ -265,13 +265,12 @@ impl Session {
         self.answer(conn, answer)
     }
 
-    /// Runs statements one after the other in one request, so that they cost one round trip. The first that fails ends it, and what was
-    /// done before it stays: only for inside a transaction, or where that is no harm. One answer per statement.
+    /// Runs statements one after the other in one request, so that they cost one round trip, under one deadline. The first that fails
+    /// ends it, and what was done before it stays: only for inside a transaction, or where that is no harm. One answer per statement.
     pub async fn run_several(&mut self, statements: &[&str]) -> Result<Vec<Answer>, StatementError> {
         let request = statements.join(STATEMENT_END);
-        let patience = self.timeout.saturating_mul(u32::try_from(statements.len()).unwrap_or(u32::MAX));
         let mut conn = self.take()?;
-        let answer = timeout(patience, execute_several(&mut conn, &request, statements.len())).await;
+        let answer = timeout(self.timeout, execute_several(&mut conn, &request, statements.len())).await;
         self.answer(conn, answer)
     }
 
@@ -340,7 +339,7 @@ impl Session {
                 }
                 Err(error)
             }
-            Err(_) => Err(StatementError::dead("no answer within the deadline")),
+            Err(_) => Err(StatementError::dead(format!("no answer within {:?}", self.timeout))),
         }
     }
 }

@@ -33,7 +33,7 @@ const PLACES: [&str; 15] = [
 ];
 
 /// Statements whose connection may break: staging, each part of the transaction, COMMIT (thrice as often), the read-back.
-const STATEMENTS: [&str; 12] = [
+const STATEMENTS: [&str; 13] = [
     "COMMIT",
     "COMMIT",
     "COMMIT",
@@ -45,6 +45,7 @@ const STATEMENTS: [&str; 12] = [
     "INSERT INTO AFTERIMAGE_TOMBSTONES",
     "INSERT INTO `ENRICHED_USER`",
     "DELETE T FROM",
+    "DELETE FROM `ENRICHED_USER`",
     "UPDATE AFTERIMAGE_POSITIONS SET OWNER_EPOCH",
 ];
 
