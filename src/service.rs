@@ -409,7 +409,6 @@ fn stations(
         properties,
         client_id: format!("afterimage-{}", pipeline.name),
         buffer_bytes: pipeline.batch.max_bytes.saturating_mul(2),
-        buffer_events: pipeline.batch.max_events.saturating_mul(2),
     })?;
     Ok(Stations {
         source,

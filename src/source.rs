@@ -1,8 +1,8 @@
 //! The source: one Kafka topic, read as a member of a consumer group, from positions that MySQL holds.
 //!
 //! In: a topic. Out: [`Polled`], that is raw batches and reports of what happened to the partitions. The client is polled by a
-//! thread of its own that waits neither for MySQL nor for the loop, so that a sick database costs no membership in the group;
-//! back-pressure is pausing, with hysteresis. Kafka's own committed offsets are written for lag tools and never read.
+//! thread of its own that never waits for MySQL, and for the loop no longer than moments, so that a sick database costs no
+//! membership in the group; see [`pressure`] for what happens where the loop takes less than Kafka gives. Kafka's own committed offsets are written for lag tools and never read.
 //!
 //! What it promises (P3, P6):
 //!
@@ -23,6 +23,7 @@ mod follow;
 mod headers;
 mod lane;
 mod position_check;
+mod pressure;
 pub mod properties;
 mod statistics;
 pub mod topic_config;
@@ -59,10 +60,8 @@ pub struct SourceOptions {
     pub properties: BTreeMap<String, String>,
     /// Shown in the brokers' logs.
     pub client_id: String,
-    /// Above so many buffered bytes, reading pauses until half of them are taken.
+    /// With so many buffered bytes, bookkeeping included, reading waits until some are taken.
     pub buffer_bytes: usize,
-    /// The same, in records.
-    pub buffer_events: usize,
 }
 
 /// One assignment of a partition to this instance; the generation differs each time it is assigned.
@@ -101,7 +100,7 @@ pub enum Polled {
 pub struct SourceStats {
     pub buffered_bytes: usize,
     pub buffered_events: usize,
-    /// Reading is paused because the buffer is full.
+    /// Reading is paused or waits because the buffer is full.
     pub paused: bool,
     /// Offset commits for lag tools that failed; harmless.
     pub commit_errors: u64,

@@ -26,7 +26,6 @@ fn options(kafka: &Kafka, topic: &str) -> SourceOptions {
         properties: properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         client_id: "test".to_owned(),
         buffer_bytes: 16 << 20,
-        buffer_events: 100_000,
     }
 }
 
@@ -386,7 +385,7 @@ async fn back_pressure_costs_no_record_however_often_it_strikes() {
         kafka.produce(&topic, messages(partition, 30_000)).await;
     }
     let mut store = Store::default();
-    let mut member = Member::new(SourceOptions { buffer_events: 2_000, ..options(kafka, &topic) });
+    let mut member = Member::new(SourceOptions { buffer_bytes: 2_000 * 60, ..options(kafka, &topic) });
     let mut pauses = 0;
     let small = BatchLimits { max_events: 700, ..LIMITS };
     let begun = Instant::now();

@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
 use super::lane::Lane;
+use super::pressure::{self, Load, Pressure};
 use super::{Ask, Assignment, End, PartitionStats, Polled, Share, SourceOptions, SourceStats};
 use crate::error::Error;
 use crate::position::{OffsetRange, Partition};
@@ -22,13 +23,16 @@ const DOUBT: Duration = Duration::from_secs(10);
 /// How long a position waits for records to take it across marks of transactions: with a producer of many small transactions
 /// this is how often a transaction of ours moves nothing but positions, at most.
 const PASSED: Duration = Duration::from_secs(1);
+/// How long the buffer is full before polling goes on in spite of it, for the sake of what isn't records.
+const FULL: Duration = Duration::from_secs(2);
 
 /// The two threads' common ground.
 pub(super) struct Shared {
     topic: Arc<str>,
-    high_bytes: usize,
-    high_events: usize,
+    budget: usize,
     state: Mutex<State>,
+    /// Wakes the thread where it waits for room in the buffer.
+    room: Condvar,
     /// Wakes the loop.
     pub(super) wake: Notify,
     /// Tells the thread that there is something to do besides polling.
@@ -41,7 +45,8 @@ struct State {
     reports: VecDeque<Polled>,
     last_generation: u64,
     received: u64,
-    paused: bool,
+    /// Since when there is more in the buffer than there should be.
+    full_since: Option<Instant>,
     served: BTreeMap<Share, Served>,
     /// What the loop waits for, so that the thread need not wake it for every record.
     awaited: Vec<Awaited>,
@@ -103,20 +108,13 @@ pub(super) struct Change {
     pub(super) from: Option<i64>,
 }
 
-/// What the thread has to do about back-pressure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Pressure {
-    Pause(Vec<Partition>),
-    Resume(Vec<Partition>),
-}
-
 impl Shared {
     pub(super) fn new(options: &SourceOptions) -> Self {
         Self {
             topic: options.topic.as_str().into(),
-            high_bytes: options.buffer_bytes.max(1),
-            high_events: options.buffer_events.max(1),
+            budget: options.buffer_bytes.max(1),
             state: Mutex::default(),
+            room: Condvar::new(),
             wake: Notify::new(),
             attention: AtomicBool::new(false),
         }
@@ -138,6 +136,7 @@ impl Shared {
 
     fn attend(&self) {
         self.attention.store(true, Ordering::Release);
+        self.room.notify_one();
     }
 
     // --- the loop's side ---
@@ -159,14 +158,15 @@ impl Shared {
         let ready = asked.iter().filter(|(due, _)| *due <= now).map(|(_, ask)| ask);
         if let Some(ask) = ready.min_by_key(|ask| state.served.get(&ask.share).map(|served| served.at)).copied() {
             let chunks = state.take(&ask, now);
-            if state.paused && !self.is_above_low(&state) {
-                self.attend();
-            }
             state.awaited.clear();
+            self.room.notify_one();
             return Answer::Now(Polled::Batch(RawBatch { topic: Arc::clone(&self.topic), chunks }));
         }
         let awaited = asks.iter().map(|ask| Awaited { ask: *ask, had_records: state.waiting(ask.share).0 > 0 });
         state.awaited = awaited.collect();
+        if state.full_since.is_some() && state.is_hungry() {
+            self.room.notify_one();
+        }
         Answer::Later(asked.iter().map(|(due, _)| *due).min())
     }
 
@@ -216,7 +216,7 @@ impl Shared {
         SourceStats {
             buffered_bytes: state.bytes(),
             buffered_events: state.events(),
-            paused: state.paused,
+            paused: state.full_since.is_some() || state.lanes.values().any(|lane| lane.paused),
             commit_errors: state.commit_errors,
             received: state.received,
             topic_partitions: state.topic_partitions,
@@ -235,9 +235,6 @@ impl Shared {
         }
         if state.trouble.take().is_some() {
             state.reports.push_back(Polled::Recovered);
-        }
-        if !state.paused && (state.bytes() > self.high_bytes || state.events() > self.high_events) {
-            self.attend();
         }
         if state.is_awaited() {
             drop(state);
@@ -285,8 +282,6 @@ impl Shared {
                 in_client.push(*partition);
             }
         }
-        // What was dropped may have been what reading was paused for.
-        self.attend();
         if !gone.is_empty() {
             // Reports that these partitions were assigned or lost are true no longer, but harmless: their generation is over.
             self.report(state, Polled::Revoked(gone));
@@ -381,10 +376,6 @@ impl Shared {
         self.lock().closing
     }
 
-    pub(super) fn is_paused(&self) -> bool {
-        self.lock().paused
-    }
-
     /// Applied offsets that haven't been committed for lag tools yet.
     pub(super) fn take_applied(&self) -> BTreeMap<Partition, i64> {
         std::mem::take(&mut self.lock().applied)
@@ -430,26 +421,36 @@ impl Shared {
         }
     }
 
-    /// Decides about back-pressure. Between the marks everything stays as it is.
-    pub(super) fn pressure(&self) -> Option<Pressure> {
+    /// Decides about back-pressure; to be asked before every poll. What is named is taken to be done.
+    pub(super) fn pressure(&self, now: Instant) -> Pressure {
         let mut state = self.lock();
-        let full = state.bytes() > self.high_bytes || state.events() > self.high_events;
-        let in_client = |state: &State| -> Vec<Partition> {
-            state.lanes.iter().filter(|(_, lane)| lane.in_client).map(|(partition, _)| *partition).collect()
-        };
-        if !state.paused && full {
-            state.paused = true;
-            return Some(Pressure::Pause(in_client(&state)));
+        let full = state.bytes() > self.budget;
+        state.full_since = full.then(|| state.full_since.unwrap_or(now));
+        if !full && state.lanes.values().all(|lane| !lane.paused) {
+            return Pressure::default();
         }
-        if state.paused && !self.is_above_low(&state) {
-            state.paused = false;
-            return Some(Pressure::Resume(in_client(&state)));
+        let in_client = state.lanes.iter().filter(|(_, lane)| lane.in_client);
+        let load =
+            |(&partition, lane): (&Partition, &Lane)| Load { partition, memory: lane.memory(), paused: lane.paused };
+        let loads: Vec<Load> = in_client.map(load).collect();
+        let for_long = state.full_since.is_some_and(|since| now.saturating_duration_since(since) >= FULL);
+        let pressure = pressure::decide(self.budget, &loads, for_long || state.is_hungry());
+        for (partitions, paused) in [(&pressure.pause, true), (&pressure.resume, false)] {
+            for partition in partitions {
+                if let Some(lane) = state.lanes.get_mut(partition) {
+                    lane.paused = paused;
+                }
+            }
         }
-        None
+        pressure
     }
 
-    fn is_above_low(&self, state: &State) -> bool {
-        state.bytes() > self.high_bytes / 2 || state.events() > self.high_events / 2
+    /// Returns when records were taken, somebody lacks what a poll might bring, the loop wants something, or after `most`.
+    pub(super) fn wait_for_room(&self, most: Duration) {
+        let waits = |state: &mut State| {
+            state.bytes() > self.budget && !state.is_hungry() && !self.attention.load(Ordering::Acquire)
+        };
+        drop(self.room.wait_timeout_while(self.lock(), most, waits));
     }
 
     fn report(&self, mut state: MutexGuard<'_, State>, report: Polled) {
@@ -496,6 +497,15 @@ impl State {
             return Some(now);
         }
         Some(self.served.get(&ask.share).map_or(now, |served| served.at + ask.limits.max_wait))
+    }
+
+    /// Whether the loop waits for partitions of which nothing is there.
+    fn is_hungry(&self) -> bool {
+        let lacks = |awaited: &Awaited| {
+            let lanes = || self.of(awaited.ask.share);
+            lanes().any(|lane| lane.in_client) && lanes().all(|lane| lane.events == 0)
+        };
+        self.awaited.iter().any(lacks)
     }
 
     /// Whether there is news for what the loop waits for; once.

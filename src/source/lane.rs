@@ -23,6 +23,8 @@ pub(super) struct Lane {
     pub(super) changed: bool,
     /// It is in the client's assignment.
     pub(super) in_client: bool,
+    /// Reading it is paused there.
+    pub(super) paused: bool,
     /// Offset after the last accepted record; records below it are repeats. `None` refuses all.
     pub(super) next: Option<i64>,
     /// The last one may be empty: it leads across marks of transactions, which are no records.
@@ -49,6 +51,7 @@ impl Lane {
             wanted: None,
             changed: false,
             in_client: false,
+            paused: false,
             next: None,
             segments: VecDeque::new(),
             events: 0,
@@ -107,6 +110,8 @@ impl Lane {
         self.passed_at = None;
         self.at_end = false;
         self.end_told = false;
+        // A partition that is put into the client is resumed, as a pause outlives the assignment it was made for.
+        self.paused = false;
         self.segments = VecDeque::new();
         self.events = 0;
         self.bytes = 0;

@@ -33,7 +33,6 @@ fn options(cluster: &Cluster) -> SourceOptions {
         properties: BTreeMap::from([("reconnect.backoff.max.ms".into(), "200".into())]),
         client_id: "test".into(),
         buffer_bytes: 1 << 20,
-        buffer_events: 10_000,
     }
 }
 
@@ -269,7 +268,7 @@ async fn a_full_buffer_pauses_reading_without_losing_or_repeating_a_record() {
     let producer = producer(&cluster);
     produce(&producer, 0, 3000);
     produce(&producer, 1, 3000);
-    let mut source = Source::start(SourceOptions { buffer_events: 500, ..options(&cluster) }).unwrap();
+    let mut source = Source::start(SourceOptions { buffer_bytes: 500 * 45, ..options(&cluster) }).unwrap();
     for assignment in assigned(&mut source, 2).await {
         source.position(assignment, 0);
     }

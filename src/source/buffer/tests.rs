@@ -8,7 +8,7 @@ use super::super::{BatchLimits, lane::RECORD_OVERHEAD};
 use super::*;
 use crate::error::Kind;
 
-fn options(buffer_events: usize, buffer_bytes: usize) -> SourceOptions {
+fn options(buffer_bytes: usize) -> SourceOptions {
     SourceOptions {
         brokers: String::new(),
         group: "g".into(),
@@ -16,12 +16,11 @@ fn options(buffer_events: usize, buffer_bytes: usize) -> SourceOptions {
         properties: BTreeMap::new(),
         client_id: String::new(),
         buffer_bytes,
-        buffer_events,
     }
 }
 
 fn shared() -> Shared {
-    Shared::new(&options(1000, 1 << 20))
+    Shared::new(&options(1 << 20))
 }
 
 fn limits(max_events: usize, max_bytes: usize) -> BatchLimits {
@@ -169,36 +168,99 @@ fn the_end_is_told_after_all_records_before_it_and_again_after_new_ones() {
     assert!(matches!(poll(&shared, &limits(9, 99)), Some(Polled::AtEnd(_))));
 }
 
-#[test]
-fn reading_pauses_above_the_mark_and_resumes_below_half_of_it() {
-    let shared = Shared::new(&options(10, 1 << 20));
-    start(&shared, 0, 0);
-    for offset in 0..10 {
-        shared.accept([record(0, offset, b"x")]);
-    }
-    assert_eq!(shared.pressure(), None);
-    shared.accept([record(0, 10, b"x")]);
-    assert_eq!(shared.pressure(), Some(Pressure::Pause(vec![0])));
-    assert_eq!(batch(&shared, &limits(5, 99)).len(), 5);
-    assert_eq!(shared.pressure(), None, "six are left, which is above half");
-    assert_eq!(batch(&shared, &limits(1, 99)).len(), 1);
-    assert_eq!(shared.pressure(), Some(Pressure::Resume(vec![0])));
-    assert_eq!(shared.pressure(), None);
+/// Records of `partition`, 100 bytes of memory each.
+fn fill(shared: &Shared, partition: Partition, offsets: std::ops::Range<i64>) {
+    let value = vec![b'x'; 100 - RECORD_OVERHEAD];
+    shared.accept(offsets.map(|offset| record(partition, offset, &value)));
 }
 
 #[test]
-fn a_revoked_partition_takes_the_pause_along_that_it_caused() {
-    let shared = Shared::new(&options(10, 1 << 20));
+fn a_full_buffer_is_not_polled_for_until_something_is_taken_and_paused_when_that_takes_long() {
+    let shared = Shared::new(&options(400_000));
+    start(&shared, 0, 0);
+    let begun = Instant::now();
+    fill(&shared, 0, 0..4000);
+    assert_eq!(shared.pressure(begun), Pressure::default());
+    fill(&shared, 0, 4000..4001);
+    assert_eq!(shared.pressure(begun), Pressure { wait: true, ..Pressure::default() });
+    assert!(shared.stats().paused);
+    assert_eq!(batch(&shared, &limits(1, 999)).len(), 1);
+    assert_eq!(shared.pressure(begun), Pressure::default());
+    assert!(!shared.stats().paused);
+    fill(&shared, 0, 4001..4003);
+    assert!(shared.pressure(begun).wait && shared.pressure(begun + FULL / 2).wait);
+    assert_eq!(shared.pressure(begun + FULL), Pressure { pause: vec![0], ..Pressure::default() });
+    assert_eq!(shared.pressure(begun + FULL), Pressure::default(), "polling goes on, it is paused already");
+    assert_eq!(batch(&shared, &limits(1000, 999_999)).len(), 1000);
+    assert_eq!(shared.pressure(begun + FULL), Pressure::default(), "more than half is left");
+    assert_eq!(batch(&shared, &limits(1100, 999_999)).len(), 1100);
+    assert_eq!(shared.pressure(begun + FULL), Pressure { resume: vec![0], ..Pressure::default() });
+    assert!(!shared.stats().paused);
+}
+
+#[test]
+fn polling_goes_on_for_a_share_that_lacks_records_and_those_that_fill_the_buffer_are_paused() {
+    let shared = Shared::new(&options(400_000));
+    for partition in 0..2 {
+        start(&shared, partition, 0);
+    }
+    fill(&shared, 0, 0..4001);
+    let (begun, ask) = (Instant::now(), |index| Ask { share: Share { index, of: 2 }, limits: limits(10, 99) });
+    assert!(shared.pressure(begun).wait, "nobody asks for the other one");
+    assert!(matches!(shared.poll(&[ask(1)], begun), Answer::Later(None)));
+    assert_eq!(shared.pressure(begun), Pressure { pause: vec![0], ..Pressure::default() });
+    fill(&shared, 1, 0..1);
+    assert!(is_woken(&shared));
+    assert!(matches!(shared.poll(&[ask(1)], begun), Answer::Now(Polled::Batch(_))));
+    // It lacks more.
+    assert!(matches!(shared.poll(&[ask(1)], begun), Answer::Later(None)));
+    assert_eq!(shared.pressure(begun), Pressure::default());
+    // Read from elsewhere, the other one isn't paused any more: what the client is told with that.
+    let generation = shared.lock().lanes[&0].generation;
+    shared.position(Assignment { partition: 0, generation }, 7);
+    obey(&shared);
+    assert_eq!(shared.pressure(begun), Pressure::default());
+    assert!(!shared.stats().paused);
+}
+
+#[test]
+fn whoever_waits_for_room_is_woken_by_what_makes_some_and_by_wishes() {
+    let shared = Shared::new(&options(1000));
+    let waits = |act: &(dyn Fn() + Sync)| {
+        let next = shared.lock().lanes[&0].next.unwrap();
+        fill(&shared, 0, next..next + 20);
+        assert!(shared.pressure(Instant::now()).wait);
+        let begun = Instant::now();
+        std::thread::scope(|threads| {
+            let waiting = threads.spawn(|| shared.wait_for_room(Duration::from_secs(60)));
+            std::thread::sleep(Duration::from_millis(20));
+            act();
+            waiting.join().unwrap();
+        });
+        assert!(begun.elapsed() < Duration::from_secs(50));
+        shared.take_attention();
+    };
+    start(&shared, 0, 0);
+    waits(&|| drop(batch(&shared, &limits(100, 10_000))));
+    start(&shared, 1, 0);
+    waits(&|| shared.halt(1));
+    start(&shared, 3, 0);
+    waits(&|| {
+        let asks = [Ask { share: Share { index: 3, of: 4 }, limits: limits(9, 99) }];
+        shared.pressure(Instant::now());
+        assert!(matches!(shared.poll(&asks, Instant::now()), Answer::Later(_)));
+    });
+}
+
+#[test]
+fn a_revoked_partition_takes_the_pressure_along_that_it_made() {
+    let shared = Shared::new(&options(1000));
     start(&shared, 0, 0);
     start(&shared, 1, 0);
-    for offset in 0..11 {
-        shared.accept([record(0, offset, b"x")]);
-    }
-    assert!(matches!(shared.pressure(), Some(Pressure::Pause(_))));
-    shared.take_attention();
+    fill(&shared, 0, 0..11);
+    assert!(shared.pressure(Instant::now()).wait);
     shared.revoked(&[0]);
-    assert!(shared.take_attention(), "nobody else would look at the pressure again");
-    assert_eq!(shared.pressure(), Some(Pressure::Resume(vec![1])));
+    assert_eq!(shared.pressure(Instant::now()), Pressure::default());
 }
 
 #[test]
@@ -405,7 +467,7 @@ proptest! {
         large in proptest::option::of(0usize..60),
         takes in proptest::collection::vec((1usize..20, 1usize..400), 1..8),
     ) {
-        let shared = Shared::new(&options(1_000_000, 1 << 30));
+        let shared = Shared::new(&options(1 << 30));
         for partition in 0..3 {
             start(&shared, partition, 0);
         }
