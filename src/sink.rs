@@ -32,6 +32,7 @@ mod tombstones;
 
 use arrow::array::{AsArray, RecordBatch};
 
+pub use self::encode::Lines;
 use self::inspect::Inspected;
 use self::merge::Merge;
 pub use self::merge::Superseded;

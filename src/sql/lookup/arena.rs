@@ -16,8 +16,8 @@ use super::row::{self, Layout, UNIT};
 const BLOCK: usize = 1 << 20;
 /// Units that rows of a block can begin at, as a power of two.
 const UNITS: u32 = (BLOCK / UNIT).ilog2();
-/// Blocks that can be numbered, but for the last number.
-const MAX_BLOCKS: usize = (1 << (u32::BITS - UNITS)) - 1;
+/// Blocks that can be numbered.
+const MAX_BLOCKS: usize = 1 << (u32::BITS - UNITS);
 
 /// Up to so many blocks, one grows with its rows instead of being allocated as a whole.
 const SMALL: usize = 2;

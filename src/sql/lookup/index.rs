@@ -10,20 +10,30 @@ const SLOTS: usize = 8;
 #[repr(align(64))]
 struct Bucket([u64; SLOTS]);
 
-/// See the module page. The places of rows are the table's; none is `u32::MAX`.
+/// See the module page. The places of rows are the table's.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Index {
     buckets: Vec<Bucket>,
     len: usize,
 }
 
-/// The part of a hash that is kept: the upper one, in the upper half.
-fn tag(hash: u64) -> u64 {
-    hash & !u64::from(u32::MAX)
+/// A slot: the upper half of the hash stays, where it is never 0, so that no free slot looks like one.
+fn slot(hash: u64, place: u32) -> u64 {
+    (hash | 1 << 32) & !u64::from(u32::MAX) | u64::from(place)
 }
 
-fn slot(hash: u64, place: u32) -> u64 {
-    tag(hash) | (u64::from(place) + 1)
+impl Bucket {
+    /// A bit for each slot with the upper half of this one. No slot is left for another by a branch, which would be guessed wrong.
+    #[inline]
+    fn alike(&self, wanted: u64) -> u32 {
+        self.0.iter().enumerate().fold(0, |bits, (nth, slot)| bits | u32::from((slot ^ wanted) >> 32 == 0) << nth)
+    }
+
+    /// Slots in use come first.
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.0[SLOTS - 1] != 0
+    }
 }
 
 impl Index {
@@ -32,9 +42,10 @@ impl Index {
         Self { buckets: vec![Bucket::default(); rows.div_ceil(SLOTS * 3 / 4)], len: 0 }
     }
 
-    /// The bucket that a hash, or a slot, belongs to.
-    fn home(&self, hash: u64) -> usize {
-        ((hash >> 32) * self.buckets.len() as u64 >> 32) as usize
+    /// The bucket that a slot belongs to.
+    #[inline]
+    fn home(&self, slot: u64) -> usize {
+        ((slot >> 32) * self.buckets.len() as u64 >> 32) as usize
     }
 
     fn after(&self, bucket: usize) -> usize {
@@ -48,21 +59,26 @@ impl Index {
     /// A word of the bucket that a hash belongs to: whoever asks for many of them one after the other has them in the cache afterwards.
     #[inline]
     pub(super) fn touch(&self, hash: u64) -> u64 {
-        self.buckets.get(self.home(hash)).map_or(0, |bucket| bucket.0[0])
+        self.buckets.get(self.home(slot(hash, 0))).map_or(0, |bucket| bucket.0[0])
     }
 
     /// Where a slot is for which `is_it` holds, asked of the places of slots with the same half of the hash.
+    #[inline]
     fn position(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<(usize, usize)> {
-        let (mut at, wanted) = (self.home(hash), tag(hash));
+        let wanted = slot(hash, 0);
+        let mut at = self.home(wanted);
         for _ in 0..self.buckets.len() {
             let bucket = self.buckets.get(at)?;
-            for (nth, slot) in bucket.0.iter().enumerate() {
-                if *slot == 0 {
-                    return None;
-                }
-                if tag(*slot) == wanted && is_it((*slot as u32) - 1) {
+            let mut alike = bucket.alike(wanted);
+            while alike != 0 {
+                let nth = alike.trailing_zeros() as usize;
+                if is_it(bucket.0[nth % SLOTS] as u32) {
                     return Some((at, nth));
                 }
+                alike &= alike - 1;
+            }
+            if !bucket.is_full() {
+                return None;
             }
             at = self.after(at);
         }
@@ -71,16 +87,9 @@ impl Index {
 
     /// The place of the first row of this hash for which `is_it` holds.
     #[inline]
-    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let mut found = None;
-        self.position(hash, |place| {
-            let it = is_it(place);
-            if it {
-                found = Some(place);
-            }
-            it
-        })?;
-        found
+    pub(super) fn find(&self, hash: u64, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        let (bucket, nth) = self.position(hash, is_it)?;
+        Some(self.buckets.get(bucket)?.0[nth % SLOTS] as u32)
     }
 
     /// Adds a row, whose key mustn't be there.
@@ -134,7 +143,7 @@ impl Index {
                 return;
             }
             let Some(bucket) = self.buckets.get(at) else { return };
-            let is_full = bucket.0[SLOTS - 1] != 0;
+            let is_full = bucket.is_full();
             // How far a bucket is behind the hole: what belongs further ahead must stay.
             let behind = |bucket: usize| (bucket + self.buckets.len() - hole) % self.buckets.len();
             let returns = bucket.0.iter().position(|slot| {
@@ -160,10 +169,10 @@ impl Index {
 
     /// Takes a slot out of its bucket; yields whether the bucket was full.
     fn close(&mut self, bucket: usize, nth: usize) -> bool {
-        let Some(Bucket(slots)) = self.buckets.get_mut(bucket) else { return false };
-        let was_full = slots[SLOTS - 1] != 0;
-        slots.copy_within(nth + 1.., nth);
-        slots[SLOTS - 1] = 0;
+        let Some(bucket) = self.buckets.get_mut(bucket) else { return false };
+        let was_full = bucket.is_full();
+        bucket.0.copy_within(nth + 1.., nth);
+        bucket.0[SLOTS - 1] = 0;
         was_full
     }
 }

@@ -33,7 +33,6 @@ pub(super) fn hash<'a>(parts: impl Iterator<Item = Option<&'a [u8]>>, seed: &Ran
             Ok(eight) => hasher.write_u64(u64::from_ne_bytes(eight)),
             Err(_) => hasher.write(part),
         }
-        hasher.write_usize(part.len());
     }
     Some(hasher.finish())
 }

@@ -34,8 +34,9 @@ pub(super) struct Layout {
     /// Columns of fixed width, and the runs, in the order in which they lie there.
     fixed: Vec<usize>,
     runs: Vec<usize>,
-    /// Where the ends begin.
+    /// Where the ends begin, and the runs of a row whose ends take two bytes.
     ends: usize,
+    runs_at: usize,
 }
 
 #[derive(Debug)]
@@ -99,7 +100,7 @@ impl Layout {
                 None => {}
             }
         }
-        Ok(Self { columns, fixed, runs, ends })
+        Ok(Self { columns, fixed, ends, runs_at: ends + runs.len() * 2, runs })
     }
 
     /// The columns of some rows, ready to be put into rows.
@@ -183,32 +184,36 @@ impl Layout {
         }
         match self.columns.get(column)?.place {
             Place::Fixed { at, width } => row.get(at..at + width),
+            Place::Run(nth) if row.first()? & WIDE == 0 => {
+                let from = if nth == 0 { 0 } else { self.end(row, nth - 1)? };
+                row.get(self.runs_at + from..self.runs_at + self.end(row, nth)?)
+            }
             Place::Run(nth) => {
-                let wide = row.first()? & WIDE != 0;
-                let from = if nth == 0 { 0 } else { self.end(row, nth - 1, wide)? };
-                let to = self.end(row, nth, wide)?;
-                let runs = self.ends + self.runs.len() * if wide { 4 } else { 2 };
-                row.get(runs + from..runs + to)
+                let from = if nth == 0 { 0 } else { self.wide_end(row, nth - 1)? };
+                let runs = self.runs_at + self.runs.len() * 2;
+                row.get(runs + from..runs + self.wide_end(row, nth)?)
             }
         }
     }
 
     /// Where the run `nth` ends, from where the first begins.
     #[inline]
-    fn end(&self, row: &[u8], nth: usize, wide: bool) -> Option<usize> {
-        if wide {
-            let at = self.ends + nth * 4;
-            Some(u32::from_le_bytes(row.get(at..at + 4)?.try_into().ok()?) as usize)
-        } else {
-            let at = self.ends + nth * 2;
-            Some(usize::from(u16::from_le_bytes(row.get(at..at + 2)?.try_into().ok()?)))
-        }
+    fn end(&self, row: &[u8], nth: usize) -> Option<usize> {
+        let (end, _) = row.get(self.ends + nth * 2..)?.split_first_chunk()?;
+        Some(usize::from(u16::from_le_bytes(*end)))
+    }
+
+    /// The same in a row whose ends take four bytes.
+    fn wide_end(&self, row: &[u8], nth: usize) -> Option<usize> {
+        let (end, _) = row.get(self.ends + nth * 4..)?.split_first_chunk()?;
+        Some(u32::from_le_bytes(*end) as usize)
     }
 
     /// How many bytes the row takes that `rows` begins with, up to the next one.
     pub(super) fn length(&self, rows: &[u8]) -> usize {
         let wide = rows.first().is_some_and(|flags| flags & WIDE != 0);
-        let last = self.runs.len().checked_sub(1).and_then(|last| self.end(rows, last, wide)).unwrap_or_default();
+        let end = |last: usize| if wide { self.wide_end(rows, last) } else { self.end(rows, last) };
+        let last = self.runs.len().checked_sub(1).and_then(end).unwrap_or_default();
         (self.ends + self.runs.len() * if wide { 4 } else { 2 } + last).next_multiple_of(UNIT)
     }
 

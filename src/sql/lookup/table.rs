@@ -22,6 +22,8 @@ use super::row::Layout;
 pub(crate) const CHUNK_ROWS: usize = 1 << 16;
 /// So many keys are looked up at once: many loads under way, and what they bring is still near when it is used.
 const GROUP: usize = 256;
+/// Rows that are encoded at once.
+const PART: usize = 16 * GROUP;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -76,35 +78,38 @@ impl LookupTable {
         self.index = Index::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
         let mut counted = 0;
         for rows in batches {
-            let cells = self.layout.cells(rows.columns())?;
-            let count = rows.num_rows();
-            drop(rows);
-            for from in (0..count).step_by(GROUP) {
-                let hashes = self.hashes(&cells, from..count.min(from + GROUP));
-                for (row, hash) in (from..).zip(hashes) {
-                    let earlier = hash.map(|hash| self.find_one(&cells, row, hash));
-                    // In any case, so that places tell which row it was.
-                    let place = self.arena.push(&self.layout, &cells, row)?;
-                    match (hash, earlier) {
-                        (Some(hash), Some(None)) => {
-                            self.index.insert(hash, place);
-                            self.rows += 1;
-                        }
-                        (_, Some(Some(earlier))) => {
-                            self.arena.bury(&self.layout, place);
-                            fault(counted + row, KeyFault::Double(earlier));
-                        }
-                        _ => {
-                            self.arena.bury(&self.layout, place);
-                            fault(counted + row, KeyFault::Null);
+            for part in parts(&rows) {
+                let cells = self.layout.cells(part.columns())?;
+                for from in (0..part.num_rows()).step_by(GROUP) {
+                    let hashes = self.hashes(&cells, from..part.num_rows().min(from + GROUP));
+                    for (row, hash) in (from..).zip(hashes) {
+                        if let Err(what) = self.enter(&cells, row, hash)? {
+                            fault(counted + row, what);
                         }
                     }
                 }
+                counted += part.num_rows();
             }
-            counted += count;
         }
         self.arena.shrink();
         Ok(())
+    }
+
+    /// Adds a row whose key isn't there yet. Otherwise it takes its room all the same, so that places tell which row was meant.
+    fn enter(&mut self, cells: &[Cells], row: usize, hash: Option<u64>) -> Result<Result<(), KeyFault>, ArrowError> {
+        let earlier = hash.map(|hash| self.find_one(cells, row, hash));
+        let place = self.arena.push(&self.layout, cells, row)?;
+        let fault = match (hash, earlier.flatten()) {
+            (Some(hash), None) => {
+                self.index.insert(hash, place);
+                self.rows += 1;
+                return Ok(Ok(()));
+            }
+            (Some(_), Some(earlier)) => KeyFault::Double(earlier),
+            (None, _) => KeyFault::Null,
+        };
+        self.arena.bury(&self.layout, place);
+        Ok(Err(fault))
     }
 
     /// How many rows came before the one at a place, in a table that was only filled.
@@ -246,35 +251,22 @@ impl LookupTable {
     /// keys came to another row, or to none. Columns are as they are here, keys without NULLs; rows with one are passed over.
     pub fn apply(&mut self, rows: RecordBatch, deleted: &[bool]) -> Result<usize, ArrowError> {
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), rows.columns().to_vec())?;
-        let cells = self.layout.cells(rows.columns())?;
-        let (mut changed, mut touched) = (0, Vec::new());
-        for from in (0..rows.num_rows()).step_by(GROUP) {
-            let hashes = self.hashes(&cells, from..rows.num_rows().min(from + GROUP));
-            for (row, hash) in (from..).zip(hashes) {
-                let Some(hash) = hash else { continue };
-                let earlier = self.find_one(&cells, row, hash);
-                match (earlier, deleted.get(row).copied().unwrap_or_default()) {
-                    (Some(found), false) if self.layout.same(self.arena.at(found), &cells, row) => continue,
-                    (Some(found), false) => {
-                        let place = self.arena.push(&self.layout, &cells, row)?;
-                        self.index.replace(hash, found, place);
-                        self.arena.bury(&self.layout, found);
+        let (mut changed, mut touched, mut counted) = (0, Vec::new(), 0);
+        for part in parts(&rows) {
+            let cells = self.layout.cells(part.columns())?;
+            for from in (0..part.num_rows()).step_by(GROUP) {
+                let hashes = self.hashes(&cells, from..part.num_rows().min(from + GROUP));
+                for (row, hash) in (from..).zip(hashes) {
+                    let Some(hash) = hash else { continue };
+                    let earlier = self.find_one(&cells, row, hash);
+                    let is_delete = deleted.get(counted + row).copied().unwrap_or_default();
+                    if self.change(&cells, row, hash, earlier, is_delete)? {
+                        touched.extend(earlier.map(arena::block_of));
+                        changed += 1;
                     }
-                    (Some(found), true) => {
-                        self.index.remove(hash, found);
-                        self.arena.bury(&self.layout, found);
-                        self.rows -= 1;
-                    }
-                    (None, false) => {
-                        let place = self.arena.push(&self.layout, &cells, row)?;
-                        self.index.insert(hash, place);
-                        self.rows += 1;
-                    }
-                    (None, true) => continue,
                 }
-                touched.extend(earlier.map(arena::block_of));
-                changed += 1;
             }
+            counted += part.num_rows();
         }
         touched.sort_unstable();
         touched.dedup();
@@ -282,6 +274,37 @@ impl LookupTable {
             self.tidy(block)?;
         }
         Ok(changed)
+    }
+
+    /// One change to the row with a key, which is at the place `earlier`, or nowhere. Yields whether anything is different now.
+    fn change(
+        &mut self,
+        cells: &[Cells],
+        row: usize,
+        hash: u64,
+        earlier: Option<u32>,
+        is_delete: bool,
+    ) -> Result<bool, ArrowError> {
+        match (earlier, is_delete) {
+            (None, true) => return Ok(false),
+            (Some(found), false) if self.layout.same(self.arena.at(found), cells, row) => return Ok(false),
+            (None, false) => {
+                let place = self.arena.push(&self.layout, cells, row)?;
+                self.index.insert(hash, place);
+                self.rows += 1;
+            }
+            (Some(found), false) => {
+                let place = self.arena.push(&self.layout, cells, row)?;
+                self.index.replace(hash, found, place);
+                self.arena.bury(&self.layout, found);
+            }
+            (Some(found), true) => {
+                self.index.remove(hash, found);
+                self.arena.bury(&self.layout, found);
+                self.rows -= 1;
+            }
+        }
+        Ok(true)
     }
 
     /// Clears out a block of which much is dead.
@@ -296,4 +319,10 @@ impl LookupTable {
             }
         })
     }
+}
+
+/// A batch's rows in parts, so that what is made of nested values stays small.
+fn parts(rows: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
+    let count = rows.num_rows();
+    (0..count).step_by(PART).map(move |from| rows.slice(from, PART.min(count - from)))
 }
