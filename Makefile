@@ -7,6 +7,7 @@
 # make mutants breaks the engine on purpose, patch by patch: the tests must notice
 # make fuzz    every reader of untrusted text for SECONDS=60 each, guided by coverage; FUZZ=decode picks one
 # make bench   the write path beside its in-engine reference, on both servers
+# make instructions  instructions per event on the hot paths, beside those recorded (valgrind): UPDATE=1 records anew
 #
 # All of them build with one profile, one set of features and one target directory outside of the checkout, so DataFusion
 # compiles once per machine. CARGO_TARGET_DIR moves it, AFTERIMAGE_CACHE moves the whole cache.
@@ -20,7 +21,7 @@ export RUST_TEST_THREADS ?= 8
 # rustup installs here, and a login shell may not have been opened since.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo playground test check lint chaos soak mutants fuzz bench clean
+.PHONY: help demo playground test check lint chaos soak mutants fuzz bench instructions clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -70,6 +71,11 @@ fuzz:
 bench:
 	@scripts/setup test
 	cargo bench --locked --profile dev
+
+# Nothing is timed: what is counted is the same on a busy machine.
+instructions:
+	@scripts/setup demo
+	CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo bench --locked --profile dev --bench instructions
 
 # Servers' software stays: it is in the cache, and fetching it again takes minutes.
 clean:

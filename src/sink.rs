@@ -35,6 +35,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
+pub use self::encode::Lines;
 use self::inspect::Inspected;
 use self::merge::Merge;
 pub use self::merge::{Known, Superseded};
