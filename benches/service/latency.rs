@@ -40,11 +40,11 @@ pub async fn measure(server: &PrivateServer, broker: &Broker, name: &str, rounds
     for round in 0..rounds + 20 {
         let user = format!("latency {}", round % 97);
         let number = round as u64 + 1;
-        let value = Shape::Users.event('c', &user, None, Some(number), 1_800_000_000_000 + round as i64);
+        let value = Shape::Users.event('c', &user, None, Some(number), 1_790_000_000_000 + round as i64);
         let began = Instant::now();
         let record =
             BaseRecord::<[u8], [u8]>::to(&topic).partition((round % 4) as i32).key(user.as_bytes()).payload(&value);
-        producer.send(record.timestamp(1_800_000_000_000 + round as i64)).map_err(|(error, _)| error).unwrap();
+        producer.send(record.timestamp(1_790_000_000_000 + round as i64)).map_err(|(error, _)| error).unwrap();
         producer.poll(Duration::ZERO);
         let query =
             format!("SELECT 1 FROM enriched_user WHERE user_id = '{user}' AND email = 'user.{number}@example.com'");

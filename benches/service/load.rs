@@ -128,7 +128,9 @@ impl Iterator for Records<'_> {
         let now_ms = START_MS + number as i64;
         let (user, op, before, after, ts_ms) = match load.what {
             Events::Creates => (number, 'c', None, Some(number), now_ms),
-            Events::Deletes | Events::Late if number < load.prelude => (number, 'c', None, Some(number), now_ms + DAY_MS),
+            Events::Deletes | Events::Late if number < load.prelude => {
+                (number, 'c', None, Some(number), now_ms + DAY_MS)
+            }
             Events::Deletes => (number - load.prelude, 'd', Some(number - load.prelude), None, now_ms + 2 * DAY_MS),
             Events::Late => (number - load.prelude, 'u', Some(number - load.prelude), Some(number), now_ms),
             Events::Changes { users, delete, late } => self.change(users, delete, late, now_ms),

@@ -45,8 +45,7 @@ use kafka::Broker;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The rows that can be picked, in the order in which they run.
-const ROWS: [&str; 9] =
-    ["backlog", "creates", "mixed", "infile", "latency", "resume", "cliffs", "growth", "profile"];
+const ROWS: [&str; 9] = ["backlog", "creates", "mixed", "infile", "latency", "resume", "cliffs", "growth", "profile"];
 
 /// What was asked for.
 pub struct Wish {
@@ -117,7 +116,7 @@ fn main() {
         };
         rows::measure(&mut bench).await;
         bench.figures.extend(micro_benches());
-        println!("\n{}", figure::table(&bench.figures));
+        println!("\n{}", figure::table(&bench.figures.iter().collect::<Vec<_>>()));
         println!("{:.1} minutes", began.elapsed().as_secs_f64() / 60.0);
         if bench.wish.is_whole() {
             page::write(&bench, began.elapsed());
@@ -159,5 +158,5 @@ pub fn produce(broker: &Broker, topic: &str, records: impl Iterator<Item = Owned
 fn micro_benches() -> Vec<Figure> {
     let Some(path) = std::env::var_os("BENCH_JSON") else { return Vec::new() };
     let text = std::fs::read_to_string(&path).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+    text.lines().map(Figure::read).collect()
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::figure::{short, table};
+use crate::figure::{Figure, short, table};
 use crate::{Bench, SERVER_OPTIONS};
 
 const BEGIN: &str = "<!-- figures: written by make bench -->\n";
@@ -23,7 +23,12 @@ pub fn write(bench: &Bench, took: Duration) {
 fn figures(bench: &Bench, took: Duration) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}", machine(bench, took));
-    let _ = writeln!(text, "### All figures\n\n{}", table(&bench.figures));
+    let (of_the_table, rest): (Vec<&Figure>, Vec<&Figure>) =
+        bench.figures.iter().partition(|figure| figure.is_of_the_table());
+    let _ = writeln!(text, "### The table\n\n{}", table(&of_the_table));
+    if !rest.is_empty() {
+        let _ = writeln!(text, "### Micro-benches\n\n{}", table(&rest));
+    }
     let _ = writeln!(text, "### Time per station\n");
     let _ = writeln!(
         text,
@@ -43,7 +48,11 @@ fn figures(bench: &Bench, took: Duration) -> String {
         );
     }
     for profile in &bench.profiles {
-        let _ = writeln!(text, "\nProcessor time of the service by station, {} samples of {}:\n", profile.samples, profile.what);
+        let _ = writeln!(
+            text,
+            "\nProcessor time of the service by station, {} samples of {}:\n",
+            profile.samples, profile.what
+        );
         let _ = writeln!(text, "| station | share |\n|---------|-------|");
         for (station, share) in &profile.stations {
             let _ = writeln!(text, "| {station} | {share:.1} % |");

@@ -34,11 +34,7 @@ pub struct Merged {
 
 impl Merged {
     pub fn and(self, other: Self) -> Self {
-        Self {
-            rows: self.rows + other.rows,
-            seconds: self.seconds + other.seconds,
-            server: self.server + other.server,
-        }
+        Self { rows: self.rows + other.rows, seconds: self.seconds + other.seconds, server: self.server + other.server }
     }
 
     pub fn rate(self) -> f64 {
@@ -195,9 +191,8 @@ fn line(text: &mut String, batch: usize, change: &Change, shape: Shape) {
 fn merge(table: &str, columns: &[String]) -> Vec<String> {
     let key = &columns[0];
     let version = |alias: &str| format!("({alias}.cdc_ts,{alias}.cdc_partition,{alias}.cdc_offset)");
-    let guarded = |old: &str, name: &str| {
-        format!("{old}.{name}=IF({}>={},s.{name},{old}.{name})", version("s"), version(old))
-    };
+    let guarded =
+        |old: &str, name: &str| format!("{old}.{name}=IF({}>={},s.{name},{old}.{name})", version("s"), version(old));
     // Least significant first: the list is evaluated left to right on values already changed.
     let versions = ["cdc_offset", "cdc_partition", "cdc_ts"];
     let list = |old: &str, names: &[String]| {

@@ -57,7 +57,12 @@ impl Backlog {
             produce(broker, &topic, backlog.load.records());
             backlog.topic = Some(topic);
         }
-        println!("-- {}: {} events, ready in {:.0} s", backlog.load.name, backlog.load.events, began.elapsed().as_secs_f64());
+        println!(
+            "-- {}: {} events, ready in {:.0} s",
+            backlog.load.name,
+            backlog.load.events,
+            began.elapsed().as_secs_f64()
+        );
         backlog
     }
 
@@ -147,6 +152,8 @@ fn figure(what: &str, server: &str, counted: Counted, pairs: &[Pair]) -> Figure 
         value: median(&each(&|pair| counted.of(&pair.run))),
         unit: if counted == Counted::Rows { "rows/s" } else { "events/s" }.to_owned(),
         reference: Some(median(&each(&|pair| pair.reference.rate()))),
+        // What the server merges is rows, whatever the service is counted in.
+        reference_unit: Some("rows/s"),
         ratio: Some(median(&ratios)),
         spread: spread(&ratios),
         note: Some(note),
@@ -222,7 +229,12 @@ async fn backlog(bench: &mut Bench) {
             bench.add(figure(&what, &name, Counted::Rows, pairs));
             let share = |ms: f64| 100.0 * ms / 1e3 / pairs[0].run.seconds;
             let (run, key) = (&pairs[0].run, format!("{what}, {name}"));
-            bench.stations.push((key, [share(run.decode_ms), share(run.sql_ms), share(run.sink_ms)], run.usage, run.seconds));
+            bench.stations.push((
+                key,
+                [share(run.decode_ms), share(run.sql_ms), share(run.sink_ms)],
+                run.usage,
+                run.seconds,
+            ));
             bench.add(Figure {
                 what: format!("memory, peak at full backlog, {lanes}"),
                 server: Some(name.clone()),
@@ -295,7 +307,7 @@ async fn without_infile(bench: &mut Bench) {
             reference: Some(median(&with)),
             ratio: Some(median(&ratios)),
             spread: spread(&ratios),
-            note: None,
+            ..Figure::default()
         });
     }
 }
@@ -308,8 +320,7 @@ async fn resume(bench: &mut Bench) {
     for index in 0..bench.servers.len() {
         let (name, server) = &bench.servers[index];
         let name = name.clone();
-        let mut service =
-            Service::prepare(server, &bench.broker, &backlog.load, &topic, &Variant::default()).await;
+        let mut service = Service::prepare(server, &bench.broker, &backlog.load, &topic, &Variant::default()).await;
         service.run_until(backlog.load.events / 10).await;
         let run = service.run_until(backlog.load.events).await;
         service.verify(&backlog.wanted).await;

@@ -81,7 +81,9 @@ pub struct Variant {
 
 /// Whether the config knows how many lanes to use.
 pub fn knows_lanes() -> bool {
-    afterimage::config::keys::SECTIONS.iter().any(|section| section.path == "pipelines.*" && section.key("lanes").is_some())
+    afterimage::config::keys::SECTIONS
+        .iter()
+        .any(|section| section.path == "pipelines.*" && section.key("lanes").is_some())
 }
 
 /// A database with the shape's table and ours, and a workspace whose config names it.
@@ -196,7 +198,11 @@ impl<'a> Service<'a> {
             if look.events >= goal {
                 break;
             }
-            assert!(running.is_running() && moved.elapsed() < PATIENCE, "it stands still at {look:?}\n{}", running.tail());
+            assert!(
+                running.is_running() && moved.elapsed() < PATIENCE,
+                "it stands still at {look:?}\n{}",
+                running.tail()
+            );
             tokio::time::sleep(POLL).await;
         }
         run.seconds = began.elapsed().as_secs_f64();
@@ -205,7 +211,8 @@ impl<'a> Service<'a> {
         run.peak_mib = memory_mib(running.pid(), "VmHWM:");
         running.terminate();
         running.wait_for_code(0, Duration::from_secs(60)).await;
-        let counted: Vec<f64> = self.metrics().await.iter().zip(metrics).map(|(after, before)| after - before).collect();
+        let counted: Vec<f64> =
+            self.metrics().await.iter().zip(metrics).map(|(after, before)| after - before).collect();
         [run.transactions, run.decode_ms, run.sql_ms, run.sink_ms] = counted.try_into().unwrap();
         run
     }

@@ -50,8 +50,12 @@ impl Shape {
     /// The target's columns but for the version, the key first.
     pub fn columns(self) -> Vec<String> {
         match self {
-            Self::Users => ["user_id", "name", "email", "country", "country_name", "region"].map(str::to_owned).to_vec(),
-            Self::Wide => std::iter::once("id".to_owned()).chain(wide().map(|(kind, at)| format!("{kind}{at}"))).collect(),
+            Self::Users => {
+                ["user_id", "name", "email", "country", "country_name", "region"].map(str::to_owned).to_vec()
+            }
+            Self::Wide => {
+                std::iter::once("id".to_owned()).chain(wide().map(|(kind, at)| format!("{kind}{at}"))).collect()
+            }
             Self::Long => vec!["id".to_owned(), "body".to_owned()],
         }
     }
@@ -105,7 +109,11 @@ impl Shape {
         let event: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
         let key = String::from_utf8(record.key.clone().unwrap()).unwrap();
         let row = (event["op"] != "d").then(|| self.row(&key, &event["after"]));
-        Change { key, row, version: (event["timestamp"].as_i64().unwrap() * 1_000_000, record.partition, record.offset) }
+        Change {
+            key,
+            row,
+            version: (event["timestamp"].as_i64().unwrap() * 1_000_000, record.partition, record.offset),
+        }
     }
 
     fn row(self, key: &str, after: &Value) -> Vec<Option<String>> {
@@ -164,8 +172,10 @@ impl Shape {
             .collect();
         let schema = format!("{{\"doc\":\"For measurements.\",\"fields\":[{}]}}", fields.join(","));
         let after: Vec<String> = columns.iter().map(|name| format!("after.{name} AS {name}")).collect();
-        let gone: Vec<String> =
-            columns.iter().map(|name| if name == "id" { "before.id AS id".into() } else { format!("NULL AS {name}") }).collect();
+        let gone: Vec<String> = columns
+            .iter()
+            .map(|name| if name == "id" { "before.id AS id".into() } else { format!("NULL AS {name}") })
+            .collect();
         let changes = format!(
             "SELECT {}, false AS _deleted, ts, _partition, _offset FROM events WHERE op <> 'd' UNION ALL \
              SELECT {}, true AS _deleted, ts, _partition, _offset FROM events \
@@ -199,9 +209,8 @@ fn wide() -> impl Iterator<Item = (char, usize)> {
 /// Code, name, region.
 fn countries() -> &'static [(String, String, String)] {
     static COUNTRIES: OnceLock<Vec<(String, String, String)>> = OnceLock::new();
-    COUNTRIES.get_or_init(|| {
-        outcome::countries().into_iter().map(|(code, (name, region))| (code, name, region)).collect()
-    })
+    COUNTRIES
+        .get_or_init(|| outcome::countries().into_iter().map(|(code, (name, region))| (code, name, region)).collect())
 }
 
 /// How many rows there are, and the sum of their checksums.
