@@ -25,6 +25,11 @@ fn small() -> Variant {
     Variant { pipeline: crate::faults::small_batches(), ..Variant::default() }
 }
 
+/// The same with one transaction at a time, for tests that follow it.
+fn one_lane() -> Variant {
+    Variant { pipeline: format!("lanes = 1\n{}", crate::faults::small_batches()), ..Variant::default() }
+}
+
 /// A member of the group that is missed after six seconds.
 fn short_session() -> String {
     "\"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"1000\"".to_owned()

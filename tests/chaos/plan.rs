@@ -134,6 +134,7 @@ pub struct Plan {
     pub static_members: bool,
     pub hold: bool,
     pub batch: usize,
+    pub lanes: u64,
     pub workload: Workload,
     pub steps: Vec<Step>,
     /// No further step after this time.
@@ -188,6 +189,8 @@ impl Plan {
             static_members: random.random_bool(0.6),
             hold: random.random_bool(0.8),
             batch: random.random_range(40..600),
+            // Not drawn: the plans of known seeds stay what they are.
+            lanes: 1 + seed % 3,
             workload,
             steps: Vec::new(),
             limit: None,
