@@ -341,6 +341,20 @@ async fn an_event_that_the_models_leave_out_is_ignored_and_counted() {
     assert_eq!(evaluation.sums[0].classes, Classes { read: 2, ignored: 1, accepted: 1, ..Classes::default() });
 }
 
+// Proves: P1
+#[tokio::test]
+async fn a_latest_with_one_key_twice_and_another_not_at_all_is_refused() {
+    let newest = sql("latest").replace("WHERE newest = 1", "WHERE newest = 1 AND user_id = 'a'");
+    let newest: String = newest.lines().filter(|line| !line.starts_with("--")).map(|line| format!("{line} ")).collect();
+    let twice = format!("{newest} UNION ALL {newest}");
+    let (_dir, spec) = edited(&[("latest", &twice)]);
+    let (mut engine, _) = prepare(&spec).await.unwrap();
+    let events = batch(&[upsert("a", None, 1, 0), upsert("b", None, 2, 1)]);
+    let error = World::default().run(&mut engine, events).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Model);
+    assert!(error.to_string().contains("it holds a key twice"), "{error}");
+}
+
 #[tokio::test]
 async fn by_arrival_the_last_event_wins_and_nothing_is_late() {
     let arrival = sql("latest").replace("ts DESC, ", "");
