@@ -125,7 +125,7 @@ async fn run(case: &str) {
             let records = records(1_000, germany);
             let mut decoder = world::users_decoder();
             for round in 0..=ROUNDS {
-                let work = || decoder.decode(records.iter().map(OwnedRecord::as_raw)).unwrap().events.num_rows();
+                let mut work = || decoder.decode(records.iter().map(OwnedRecord::as_raw)).unwrap().events.num_rows();
                 assert_eq!(if round == 0 { work() } else { measured(work) }, 1_000);
             }
         }

@@ -197,13 +197,17 @@ impl Writer {
             settled: Vec::new(),
         };
         let mut known = Vec::new();
-        let outcome = self
-            .sink
-            .apply(&work, &mut async |found| {
-                known = found;
-                Ok(Vec::new())
-            })
-            .await;
+        let outcome = match self.sink.stage(&work).await {
+            Ok(Staging::Ready(staged)) => match self.sink.known(&work, &staged).await {
+                Ok(found) => {
+                    known = found;
+                    self.sink.transact(&work, &staged, &[]).await
+                }
+                Err(error) => Err(error),
+            },
+            Ok(Staging::Refused(faults)) => Ok(Outcome::Rows(faults)),
+            Err(error) => Err(error),
+        };
         match outcome {
             Ok(Outcome::Committed { mut superseded, .. }) => {
                 (self.at.next_offset, self.at.transaction) = (self.at.next_offset + count, id);
