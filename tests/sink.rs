@@ -12,7 +12,7 @@ use afterimage::position::Version;
 use afterimage::sink::generations::{Grounds, Registered};
 use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
 use afterimage::sink::session::{Address, Connector};
-use afterimage::sink::{Known, Outcome, RowFault, Sink, Superseded, Work, migrate};
+use afterimage::sink::{Known, Outcome, RowFault, Sink, Staging, Superseded, Work, migrate};
 use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
