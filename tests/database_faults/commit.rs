@@ -65,6 +65,12 @@ on_both_servers! {
         for fault in [Fault::CutAfter, Fault::CutBefore, Fault::CutDuring] {
             rig.write(records.by_ref().take(500)).await;
             rig.wait_until_applied(LONG).await;
+            // What the database has may be in the log a moment later.
+            let lines = |log: &str| log.matches("batch applied").count();
+            let mut told = lines(&running.log());
+            while { tokio::time::sleep(Duration::from_millis(500)).await; lines(&running.log()) != told } {
+                told = lines(&running.log());
+            }
             let (fired, known) = (proxy.fired(), running.log().len());
             for round in 0..5 {
                 proxy.arm(READ_BACK, [Fault::CutBefore, Fault::CutAfter, Fault::Refuse(1205), Fault::Refuse(1053), Fault::CutDuring][round]);
