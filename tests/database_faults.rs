@@ -29,6 +29,8 @@ fn one_lane() -> Variant {
     Variant { pipeline: format!("lanes = 1\n{}", crate::faults::small_batches()), ..Variant::default() }
 }
 
+const QUARANTINED: &str = "SELECT COUNT(*) FROM error_data_enrichment";
+
 /// A member of the group that is missed after six seconds.
 fn short_session() -> String {
     "\"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"1000\"".to_owned()
