@@ -65,8 +65,7 @@ on_both_servers! {
         let steps = [
             ("CREATE TEMPORARY", Fault::LoseAnswer), ("LOAD DATA", Fault::LoseAnswer), ("START TRANSACTION", Fault::LoseAnswer),
             ("UPDATE AFTERIMAGE_POSITIONS P JOIN", Fault::LoseAnswer), ("INSERT INTO AFTERIMAGE_TOMBSTONES", Fault::LoseAnswer),
-            ("INSERT INTO `ENRICHED_USER`", Fault::LoseAnswer), ("DELETE T FROM", Fault::LoseAnswer),
-            ("INSERT INTO ERROR_DATA_ENRICHMENT", Fault::LoseAnswer), ("COMMIT", Fault::CutBefore), ("COMMIT", Fault::LoseAnswer),
+            ("INSERT INTO `ENRICHED_USER`", Fault::LoseAnswer), ("INSERT INTO ERROR_DATA_ENRICHMENT", Fault::LoseAnswer), ("COMMIT", Fault::CutBefore), ("COMMIT", Fault::LoseAnswer),
         ];
         for (number, (statement, fault)) in steps.into_iter().enumerate() {
             rig.write(records.by_ref().take(800)).await;

@@ -12,7 +12,7 @@ use super::commit::{Applied, committed};
 use super::health::State;
 use super::lanes::{Event, Landed, Landing, Parcel, Question};
 use super::upkeep::Committed;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::failpoint::failpoint;
 use crate::hold::{Pending, PendingState};
 use crate::position::OffsetRange;
@@ -121,10 +121,25 @@ impl Pipeline {
 
     /// Takes up what landed without a commit, and all that stood back for it.
     async fn begin_again(&mut self, first: Landing) -> Result<()> {
+        if let Landed::Outcome(Err(error)) = &first.landed
+            && error.kind == Kind::SinkUnavailable
+        {
+            // Others under way may take as long to find out.
+            self.health.enter(State::Waiting, &error.to_string());
+        }
         let mut left = vec![first];
         while !self.lanes.is_idle() {
             let event = self.lanes.next().await;
             left.extend(self.note(event).await);
+        }
+        let lost = |landing: &Landing| match &landing.landed {
+            Landed::Outcome(Err(error)) => matches!(error.kind, Kind::CommitUnknown | Kind::SinkUnavailable),
+            Landed::Outcome(Ok(_)) | Landed::StoodBack => false,
+        };
+        if left.iter().any(lost) {
+            // Older connections may lead to a server that is the writer no more: questions and repetitions take new ones.
+            self.stations.sink.disconnect();
+            self.lanes.disconnect();
         }
         for Landing { parcel, .. } in &left {
             let Evaluation { refused, held, .. } = &parcel.evaluation;

@@ -198,6 +198,11 @@ impl Lanes {
         lane.committed = Some(committed);
     }
 
+    /// Gives up the sessions of lanes with nothing to do.
+    pub fn disconnect(&mut self) {
+        self.lanes.iter_mut().flat_map(|lane| &mut lane.idle).for_each(Sink::disconnect);
+    }
+
     /// The next thing to do; pending for ever while nothing is under way. Cancel-safe.
     pub async fn next(&mut self) -> Event {
         poll_fn(|context| {
