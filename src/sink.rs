@@ -170,13 +170,8 @@ impl Sink {
         })?;
         records.extend(quarantine::settlements(&self.owner, &work.settled));
         records.extend(evidence_inserts(&self.owner, &out_of_order, packet / 2));
-        let body = Body {
-            swap: &swap,
-            rows: work.advances.len(),
-            records: &records,
-            merge: &prepared.merge,
-            staged: &staged,
-        };
+        let body =
+            Body { swap: &swap, rows: work.advances.len(), records: &records, merge: &prepared.merge, staged: &staged };
         match transaction(session, &self.owner, &body).await {
             Ok(Some(superseded)) => match session.run("COMMIT").await {
                 Ok(_) => Ok(Outcome::Committed { superseded, out_of_order: out_of_order.len() }),

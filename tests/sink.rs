@@ -175,7 +175,8 @@ impl Writer {
             (facts.mariadb, facts.version) = (false, "8.0.11".to_owned());
         }
         let count = rows.num_rows() as i64;
-        let sums = SumChanges { read: count, accepted: count, changes: count, upserted: count, ..SumChanges::default() };
+        let sums =
+            SumChanges { read: count, accepted: count, changes: count, upserted: count, ..SumChanges::default() };
         let id = rand::rng().random();
         let advance = Advance {
             partition: 0,

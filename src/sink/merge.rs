@@ -148,7 +148,8 @@ impl Merge {
         // Tallied from what the server reports anyway, so that an orderly batch pays nothing for exact sums.
         let mut lost = false;
         failpoint!("before_upserts");
-        let written = [(deletes, &self.tombstones), (upserts, &self.upserts)].map(|(rows, sql)| (rows > 0).then_some((rows, sql)));
+        let written = [(deletes, &self.tombstones), (upserts, &self.upserts)]
+            .map(|(rows, sql)| (rows > 0).then_some((rows, sql)));
         let written: Vec<(u64, &String)> = written.into_iter().flatten().collect();
         let statements: Vec<&str> = written.iter().map(|(_, sql)| sql.as_str()).collect();
         let answers = session.run_several(&statements).await?;
