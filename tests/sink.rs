@@ -363,7 +363,7 @@ on_both_servers! {
         }
     }
 
-    // Proves: P1, R18
+    // Proves: P1, R22
     async fn two_writers_on_the_same_keys_leave_what_the_fold_says(server) {
         let shape = &SHAPES[0];
         for (seed, ways) in [(1, [Way::Text, Way::Text]), (2, [Way::Text, Way::Load]), (3, [Way::Load, Way::Load])] {

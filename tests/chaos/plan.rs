@@ -33,7 +33,7 @@ const PLACES: [&str; 15] = [
 ];
 
 /// Statements whose connection may break: staging, each part of the transaction, COMMIT (thrice as often), the read-back.
-const STATEMENTS: [&str; 13] = [
+const STATEMENTS: [&str; 14] = [
     "COMMIT",
     "COMMIT",
     "COMMIT",
@@ -46,6 +46,7 @@ const STATEMENTS: [&str; 13] = [
     "INSERT INTO `ENRICHED_USER`",
     "DELETE T FROM",
     "DELETE FROM `ENRICHED_USER`",
+    "SELECT S.N",
     "UPDATE AFTERIMAGE_POSITIONS SET OWNER_EPOCH",
 ];
 
