@@ -111,25 +111,36 @@ impl Chunk {
         self.slots.get(index).map(|slot| self.record(slot))
     }
 
+    /// How many of the first records are within the limits.
+    pub fn fitting(&self, max_events: usize, max_bytes: usize) -> usize {
+        // A record ends where the next one starts.
+        let ends = self.slots.get(1..).unwrap_or_default();
+        let within = ends.partition_point(|next| next.start <= max_bytes);
+        let all = within == ends.len() && !self.slots.is_empty() && self.bytes.len() <= max_bytes;
+        (within + usize::from(all)).min(max_events)
+    }
+
     /// Cuts the first `count` records off into a chunk of their own; `self` keeps the rest and starts where it ends.
     pub fn split_front(&mut self, count: usize) -> Chunk {
-        if count >= self.slots.len() {
+        let Some(cut) = self.slots.get(count).map(|slot| slot.start) else {
             let rest = Chunk::new(self.partition, self.to);
             return std::mem::replace(self, rest);
-        }
-        let mut front = Chunk::new(self.partition, self.from);
-        let mut rest = Chunk::new(self.partition, self.from);
-        for (index, record) in self.records().enumerate() {
-            if index == count {
-                rest.from = front.to;
-                rest.to = front.to;
-            }
-            if index < count { front.push(record) } else { rest.push(record) }
-        }
-        // The chunk may reach beyond its last record.
-        rest.to = rest.to.max(self.to);
-        *self = rest;
-        front
+        };
+        // The front's memory is exact; the rest keeps its own, as more will be appended to it.
+        let bytes = self.bytes.drain(..cut).as_slice().to_vec();
+        let slots = self.slots.drain(..count).as_slice().to_vec();
+        self.slots.iter_mut().for_each(|slot| slot.start -= cut);
+        let to = slots.last().map_or(self.from, |last| last.offset + 1);
+        Chunk { partition: self.partition, from: std::mem::replace(&mut self.from, to), to, bytes, slots }
+    }
+
+    /// Appends a copy of the records of `next`, which begins where `self` ends.
+    pub fn append(&mut self, next: &Chunk) {
+        debug_assert_eq!((next.partition, next.from), (self.partition, self.to));
+        let shift = self.bytes.len();
+        self.bytes.extend_from_slice(&next.bytes);
+        self.slots.extend(next.slots.iter().map(|slot| Slot { start: slot.start + shift, ..*slot }));
+        self.to = self.to.max(next.to);
     }
 
     fn record<'a>(&'a self, slot: &Slot) -> RawRecord<'a> {
@@ -208,6 +219,58 @@ impl OwnedRecord {
             key: self.key.as_deref(),
             value: self.value.as_deref(),
             headers: b"",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Everything of a record, in a form that can be compared.
+    fn whole(record: RawRecord<'_>) -> String {
+        format!("{record:?}")
+    }
+
+    proptest! {
+        #[test]
+        fn a_chunk_that_is_cut_and_joined_again_is_what_it_was_and_fits_as_counted_one_by_one(
+            records in proptest::collection::vec((0i64..3, 0usize..4, 0usize..4, 0usize..3), 0..30),
+            beyond in 0i64..3,
+            cut in 0usize..35,
+            max_events in 0usize..35,
+            max_bytes in 0usize..120,
+        ) {
+            let mut chunk = Chunk::new(7, 100);
+            for (gap, key, value, headers) in records {
+                let bytes = [b'a'; 4];
+                chunk.push(RawRecord {
+                    partition: 7,
+                    offset: chunk.to + gap,
+                    timestamp_ms: (gap > 0).then_some(gap),
+                    key: key.checked_sub(1).map(|length| &bytes[..length]),
+                    value: value.checked_sub(1).map(|length| &bytes[..length]),
+                    headers: &bytes[..headers],
+                });
+            }
+            chunk.to += beyond;
+            let mut bytes = 0;
+            let fits = chunk.records().take(max_events).take_while(|record| {
+                bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + record.headers.len();
+                bytes <= max_bytes
+            });
+            prop_assert_eq!(chunk.fitting(max_events, max_bytes), fits.count());
+            let before: Vec<String> = chunk.records().map(whole).collect();
+            let (from, to) = (chunk.from, chunk.to);
+            let mut front = chunk.split_front(cut);
+            prop_assert_eq!((front.from, front.len(), front.to), (from, cut.min(before.len()), chunk.from));
+            prop_assert_eq!(chunk.to, to);
+            prop_assert!(front.records().all(|record| record.offset < front.to));
+            front.append(&chunk);
+            prop_assert_eq!(front.records().map(whole).collect::<Vec<_>>(), before);
+            prop_assert_eq!((front.from, front.to, front.byte_len()), (from, to, front.bytes.len()));
         }
     }
 }

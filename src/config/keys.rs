@@ -234,7 +234,8 @@ pub(super) static PIPELINE: Section = Section {
 
 pub(super) static BATCH: Section = Section {
     path: "pipelines.*.batch",
-    doc: "Limits of one micro-batch. With a backlog batches fill up; without one they close after `max_wait`.",
+    doc: "Limits of one micro-batch. With a backlog batches grow as far as these allow; without one they are small and follow \
+          at once.",
     keys: &[
         key(
             "max_events",
@@ -252,7 +253,7 @@ pub(super) static BATCH: Section = Section {
             "max_wait",
             Kind::Duration { min: "0s", max: "1m" },
             Absent::Default("5ms"),
-            "How long a batch waits for more events after its first one.",
+            "A batch that isn't full waits until the one before it was taken so long ago; an event after a quiet while doesn't wait.",
         ),
     ],
 };

@@ -7,9 +7,10 @@ use super::End;
 use crate::position::Partition;
 use crate::record::{Chunk, RawRecord};
 
-/// A segment is closed above so many records or bytes, so that taking a part of a long buffer copies little.
+/// A segment is closed above so many records or bytes, so that taking a part of a long buffer moves little and growing reserves
+/// little.
 const SEGMENT_EVENTS: usize = 16 * 1024;
-const SEGMENT_BYTES: usize = 4 << 20;
+const SEGMENT_BYTES: usize = 1 << 20;
 /// Bookkeeping per record in a chunk, which counts as memory, too.
 pub(super) const RECORD_OVERHEAD: usize = 40;
 
@@ -123,7 +124,7 @@ impl Lane {
         self.passed_at = None;
         while let Some(front) = self.segments.front_mut() {
             let (events, bytes) = taken.as_ref().map_or((0, 0), |chunk| (chunk.len(), chunk.byte_len()));
-            let count = fitting(front, max_events - events.min(max_events), max_bytes - bytes.min(max_bytes));
+            let count = front.fitting(max_events - events.min(max_events), max_bytes - bytes.min(max_bytes));
             let count = count.max(at_least.saturating_sub(events));
             if count == 0 && !front.is_empty() {
                 break;
@@ -135,10 +136,7 @@ impl Lane {
             }
             match &mut taken {
                 None => taken = Some(part),
-                Some(chunk) => {
-                    part.records().for_each(|record| chunk.push(record));
-                    chunk.to = chunk.to.max(part.to);
-                }
+                Some(chunk) => chunk.append(&part),
             }
             if !whole {
                 break;
@@ -150,18 +148,4 @@ impl Lane {
         }
         taken
     }
-}
-
-/// How many of the chunk's first records fit.
-fn fitting(chunk: &Chunk, max_events: usize, max_bytes: usize) -> usize {
-    if chunk.len() <= max_events && chunk.byte_len() <= max_bytes {
-        return chunk.len();
-    }
-    let mut bytes = 0;
-    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-    let fits = chunk.records().take(max_events).take_while(|record| {
-        bytes += length(record.key) + length(record.value) + record.headers.len();
-        bytes <= max_bytes
-    });
-    fits.count()
 }

@@ -278,7 +278,7 @@ async fn a_full_buffer_pauses_reading_without_losing_or_repeating_a_record() {
     while offsets.values().map(Vec::len).sum::<usize>() < 6000 {
         let polled = tokio::time::timeout(PATIENCE, source.next(&[Ask::any(small)])).await.unwrap();
         pauses += usize::from(source.stats().paused);
-        assert!(source.stats().buffered_events < 1000, "polling goes on but records must not pile up");
+        assert!(source.stats().buffered_events < 1100, "by no more than a burst beyond the mark");
         if let Polled::Batch(batch) = polled {
             for record in batch.records() {
                 offsets.entry(record.partition).or_default().push(record.offset);

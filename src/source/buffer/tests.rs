@@ -463,7 +463,7 @@ proptest! {
     #[test]
     fn every_record_is_handed_over_once_and_whole_however_batches_are_cut(
         records in proptest::collection::vec((0i32..3, 0i64..3, 0usize..3, 0usize..40), 1..60),
-        // A segment is closed at 4 MiB: a few records of this size go over the edge.
+        // A segment is closed at 1 MiB: a few records of this size go over the edge.
         large in proptest::option::of(0usize..60),
         takes in proptest::collection::vec((1usize..20, 1usize..400), 1..8),
     ) {
@@ -476,7 +476,7 @@ proptest! {
         for (number, (partition, gap, key, length)) in records.into_iter().enumerate() {
             let offset = next[partition as usize] + gap;
             next[partition as usize] = offset + 1;
-            let length = if large.is_some_and(|from| (from..from + 4).contains(&number)) { 3 << 20 } else { length };
+            let length = if large.is_some_and(|from| (from..from + 4).contains(&number)) { 700 << 10 } else { length };
             let key = (key > 0).then(|| vec![b'k'; key - 1]);
             let value = (length > 0).then(|| vec![number as u8; length - 1]);
             let raw = RawRecord {
