@@ -213,8 +213,14 @@ impl LookupTable {
 
     /// Some columns of the rows at some places, NULL where there is no place.
     pub(in crate::sql) fn take(&self, columns: &[usize], places: &[Option<u32>]) -> Result<Vec<ArrayRef>, ArrowError> {
-        let mut rows = places.iter().map(|place| place.map(|place| self.arena.at(place)));
-        self.layout.columns(columns, places.len(), || rows.next())
+        let mut row = 0;
+        self.layout.columns(columns, places.len(), || {
+            if row % GROUP == 0 {
+                self.touch_rows(places.get(row..places.len().min(row + GROUP))?);
+            }
+            row += 1;
+            Some(places.get(row - 1)?.map(|place| self.arena.at(place)))
+        })
     }
 
     /// Whether `other` has the same rows, in whatever order.
