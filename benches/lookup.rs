@@ -306,6 +306,7 @@ async fn join(engine: &mut Engine, size: usize, events: usize) -> Duration {
             high_water_ns: &BTreeMap::new(),
             partitions: &[0],
         };
+        engine.keep_rows();
         engine.evaluate(input).await.unwrap();
         let (_, rows, took) = engine.tables().find(|(model, _, _)| *model == "enriched").unwrap();
         assert_eq!(rows.num_rows(), events);
