@@ -15,6 +15,8 @@
 mod bisect;
 mod check;
 mod check_target;
+mod empty_join;
+mod encoded;
 mod engine;
 pub mod explain;
 mod fit;
@@ -32,6 +34,7 @@ mod output;
 mod parse;
 mod plan;
 mod rows;
+mod running_rule;
 mod slots;
 
 #[cfg(test)]

@@ -84,7 +84,8 @@ impl Bench {
     }
 
     /// Goes on with an engine and a decoder that somebody else made.
-    pub fn new(engine: Engine, decoder: Decoder, on_error: OnError) -> Result<Self> {
+    pub fn new(mut engine: Engine, decoder: Decoder, on_error: OnError) -> Result<Self> {
+        engine.keep_rows();
         let tables = Tables::of(&engine)?;
         let stop_on_refusal = on_error == OnError::Stop;
         Ok(Self { engine, decoder, stop_on_refusal, tables, holds: HoldSet::default() })

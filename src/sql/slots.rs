@@ -35,6 +35,11 @@ impl Slot {
         *self.batches.lock().unwrap_or_else(PoisonError::into_inner) = Arc::from(batches);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        batches.iter().all(|batch| batch.num_rows() == 0)
+    }
+
     /// The rows, where they are one batch.
     pub(super) fn only(&self) -> Option<RecordBatch> {
         match &**self.batches.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -3,12 +3,14 @@
 mod analyses;
 mod batches;
 mod checks;
+mod empty_join;
 mod explain;
 mod fold;
 mod latest_rule;
 mod lookups;
 mod nested;
 mod reuse;
+mod running_rule;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -50,8 +50,12 @@ impl Engine {
                 step.forget();
             }
         }
-        self.run(|routes| &routes.waiting).await.map_err(|crash| crash.error())?;
-        read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key)
+        let found = match self.run(|routes| &routes.waiting).await {
+            Ok(()) => read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key),
+            Err(crash) => Err(crash.error()),
+        };
+        self.release();
+        found
     }
 
     /// Where the rows of a table lie while a batch is run.

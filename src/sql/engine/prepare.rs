@@ -124,9 +124,16 @@ impl Engine {
             !made && *read != KNOWN && !lookups.iter().any(|lookup| lookup.name == **read)
         };
         let waiting_reads: BTreeSet<String> = read.filter(of_batch).cloned().collect();
+        let enriched = route(ENRICHED);
+        let read_later = |step: usize| {
+            let later = (0..steps.len()).filter(|later| !enriched.contains(later));
+            later.flat_map(|later| &steps[later].reads).any(|read| *read == steps[step].name)
+        };
+        let spent = |step: &usize| steps[*step].name != ENRICHED && !read_later(*step);
         let routes = Routes {
             changes: route(CHANGES),
-            enriched: route(ENRICHED),
+            spent: enriched.iter().copied().filter(spent).collect(),
+            enriched,
             accepted: route(ACCEPTED),
             latest,
             metrics: route(METRICS),
@@ -144,6 +151,7 @@ impl Engine {
             lookups,
             target,
             routes,
+            keeps_rows: false,
             texts: models.models.iter().map(|model| model.sql.clone()).collect(),
         }
     }
