@@ -13,6 +13,7 @@ use crate::load::{Events, Load, Wanted};
 use crate::reference::{Merged, Reference};
 use crate::run::{Run, Service, Variant, knows_lanes};
 use crate::shape::Shape;
+use crate::usage::load_average;
 use crate::{Bench, latency, produce, profile};
 
 /// Batches of the reference where no run has told yet what the service makes of the load.
@@ -124,11 +125,6 @@ impl Backlog {
         );
         pair
     }
-}
-
-fn load_average() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// A row's figure from its runs.
@@ -362,7 +358,10 @@ async fn cliffs(bench: &mut Bench) {
         plain("late events only", Events::Late),
     ];
     let servers = if bench.wish.full { bench.servers.len() } else { bench.servers.len().min(1) };
-    for (mut load, variant) in loads {
+    let wanted = std::env::var("CLIFFS").unwrap_or_default();
+    for (mut load, variant) in
+        loads.into_iter().filter(|(load, _)| wanted.split(',').any(|word| load.name.contains(word)))
+    {
         if load.shape != Shape::Users {
             load.what = Events::Changes { users: load.events / 2, delete: 0.05, late: 0.0 };
         }
