@@ -6,6 +6,7 @@
 # make soak    one long run of faults on each server: MINUTES=10 SEED=..
 # make mutants breaks the engine on purpose, patch by patch: the tests must notice
 # make fuzz    every reader of untrusted text for SECONDS=60 each, guided by coverage; FUZZ=decode picks one
+# make instructions  instructions per event on the hot paths, beside those recorded (valgrind): UPDATE=1 records anew
 # make bench   how fast it is, beside the servers' own merge of the same run, into docs/performance.md: ONLY=latency,creates FULL=1
 # make profile where the service's processor time goes, by station (perf)
 #
@@ -23,7 +24,7 @@ export RUST_TEST_THREADS ?= 8
 # rustup installs here, and a login shell may not have been opened since.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo playground test check lint chaos soak mutants fuzz bench profile clean
+.PHONY: help demo playground test check lint chaos soak mutants fuzz bench profile instructions clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -74,7 +75,7 @@ fuzz:
 bench profile: export CARGO_PROFILE_DEV_OPT_LEVEL = 3
 bench profile: export BENCH_JSON = $(CARGO_TARGET_DIR)/figures.jsonl
 # All benches but the one that puts their figures into its table.
-MICRO ?= $(filter-out service,$(shell sed -n '/^\[\[bench\]\]/{n;s/name = "\(.*\)"/\1/p}' Cargo.toml))
+MICRO ?= $(filter-out service instructions,$(shell sed -n '/^\[\[bench\]\]/{n;s/name = "\(.*\)"/\1/p}' Cargo.toml))
 
 bench:
 	@scripts/setup test
@@ -88,6 +89,11 @@ profile:
 	@scripts/setup test
 	@rm -f $(BENCH_JSON)
 	ONLY=profile cargo bench --locked --profile dev --bench service
+
+# Nothing is timed: what is counted is the same on a busy machine.
+instructions:
+	@scripts/setup demo
+	CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo bench --locked --profile dev --bench instructions
 
 # Servers' software stays: it is in the cache, and fetching it again takes minutes.
 clean:

@@ -18,7 +18,7 @@ use afterimage::position::Version;
 use afterimage::sink::generations::{Grounds, Registered};
 use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
 use afterimage::sink::session::{Address, Connector};
-use afterimage::sink::{Outcome, Sink, Work, migrate};
+use afterimage::sink::{Outcome, Sink, Staging, Work, migrate};
 use afterimage::target::{Column, Holds, Target};
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use mysql_async::Conn;
@@ -278,7 +278,8 @@ async fn apply(sink: &mut Sink, latest: &RecordBatch, at: &mut Stored) {
         settled: Vec::new(),
     };
     (at.next_offset, at.transaction) = (from + count, work.id);
-    let outcome = sink.apply(&work, &mut async |_| Ok(Vec::new())).await.unwrap();
+    let Staging::Ready(staged) = sink.stage(&work).await.unwrap() else { panic!("rows are refused") };
+    let outcome = sink.transact(&work, &staged, &[]).await.unwrap();
     assert!(matches!(outcome, Outcome::Committed { ref superseded, .. } if superseded.is_empty()), "{outcome:?}");
 }
 

@@ -1,8 +1,8 @@
 //! The source: one Kafka topic, read as a member of a consumer group, from positions that MySQL holds.
 //!
 //! In: a topic. Out: [`Polled`], that is raw batches and reports of what happened to the partitions. The client is polled by a
-//! thread of its own that waits neither for MySQL nor for the loop, so that a sick database costs no membership in the group;
-//! back-pressure is pausing, with hysteresis. Kafka's own committed offsets are written for lag tools and never read.
+//! thread of its own that never waits for MySQL, and for the loop no longer than moments, so that a sick database costs no
+//! membership in the group; see [`pressure`] for what happens where the loop takes less than Kafka gives. Kafka's own committed offsets are written for lag tools and never read.
 //!
 //! What it promises (P3, P6):
 //!
@@ -18,10 +18,12 @@
 mod broker;
 mod buffer;
 mod consumer;
+mod demand;
 mod follow;
 mod headers;
 mod lane;
 mod position_check;
+mod pressure;
 pub mod properties;
 mod statistics;
 pub mod topic_config;
@@ -37,6 +39,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use self::broker::{Broker, TopicDescription, Watermarks};
+pub use self::demand::{Ask, BatchLimits, Share};
 pub use self::follow::{FollowOptions, Follower, Progress};
 pub use self::position_check::{Found, Stored, Verdict, position_check};
 
@@ -44,7 +47,7 @@ use crate::error::{Error, Result};
 use crate::position::{OffsetRange, Partition};
 use crate::record::RawBatch;
 
-use self::buffer::Shared;
+use self::buffer::{Answer, Shared};
 
 /// How to reach the topic, and how much may be buffered.
 #[derive(Debug, Clone)]
@@ -57,20 +60,8 @@ pub struct SourceOptions {
     pub properties: BTreeMap<String, String>,
     /// Shown in the brokers' logs.
     pub client_id: String,
-    /// Above so many buffered bytes, reading pauses until half of them are taken.
+    /// With so many buffered bytes, bookkeeping included, reading waits until some are taken.
     pub buffer_bytes: usize,
-    /// The same, in records.
-    pub buffer_events: usize,
-}
-
-/// How large a batch may become and how long to wait for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchLimits {
-    pub max_events: usize,
-    /// Bytes of keys, values and headers; exceeded only by a single record that is larger by itself.
-    pub max_bytes: usize,
-    /// How long the first record of a batch waits for others.
-    pub max_wait: Duration,
 }
 
 /// One assignment of a partition to this instance; the generation differs each time it is assigned.
@@ -83,7 +74,8 @@ pub struct Assignment {
 /// What [`Source::next`] has to tell.
 #[derive(Debug)]
 pub enum Polled {
-    /// Records of started partitions, at least one; or none, where positions have to move across marks of transactions alone.
+    /// Records of started partitions of one share that was asked for, at least one; or none, where positions have to move across
+    /// marks of transactions alone.
     Batch(RawBatch),
     /// The group gave us these partitions. Nothing is read of them until [`Source::position`].
     Assigned(Vec<Assignment>),
@@ -108,7 +100,7 @@ pub enum Polled {
 pub struct SourceStats {
     pub buffered_bytes: usize,
     pub buffered_events: usize,
-    /// Reading is paused because the buffer is full.
+    /// Reading is paused or waits because the buffer is full.
     pub paused: bool,
     /// Offset commits for lag tools that failed; harmless.
     pub commit_errors: u64,
@@ -161,25 +153,18 @@ impl Source {
         Ok(Self { shared, thread: Some(thread), closed })
     }
 
-    /// Waits for a report or for records, reports first. Once records are there, waits at most `max_wait` for more.
+    /// Waits for a report or for a batch that one of `asks` is about, reports first. Where several could be had, it is that of the
+    /// share that has waited longest for its turn. With no asks there are only reports.
     ///
     /// Cancel-safe: nothing is taken before the call returns.
-    pub async fn next(&mut self, limits: &BatchLimits) -> Polled {
-        let mut first_seen = None;
+    pub async fn next(&mut self, asks: &[Ask]) -> Polled {
         loop {
             let woken = self.shared.wake.notified();
-            match self.shared.poll(limits, first_seen.is_some_and(|seen: Instant| seen.elapsed() >= limits.max_wait)) {
-                Some(polled) => return polled,
-                None if self.shared.has_records() => {
-                    let seen = *first_seen.get_or_insert_with(Instant::now);
-                    let left = limits.max_wait.saturating_sub(seen.elapsed());
-                    // A wake-up and the end of the wait both lead back to the question above.
-                    let _ = tokio::time::timeout(left, woken).await;
-                }
-                None => {
-                    first_seen = None;
-                    woken.await;
-                }
+            match self.shared.poll(asks, Instant::now()) {
+                Answer::Now(polled) => return polled,
+                // A wake-up and the end of the wait both lead back to the question above.
+                Answer::Later(Some(due)) => drop(tokio::time::timeout_at(due.into(), woken).await),
+                Answer::Later(None) => woken.await,
             }
         }
     }

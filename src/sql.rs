@@ -16,7 +16,6 @@ mod bisect;
 mod check;
 mod check_target;
 mod engine;
-mod evidence;
 pub mod explain;
 mod fit;
 mod fold;

@@ -136,7 +136,7 @@ impl Bench {
         let evaluation = self.evaluate(&decoded, &sorted).await?;
         self.judge(&evaluation)?;
         let known = self.known(&evaluation)?;
-        let out_of_order = self.engine.evidence(&known).await?;
+        let out_of_order = self.engine.evidence(&evaluation.suspicion, &known).await?;
         let models_time = started.elapsed();
         let writes = self.tables.apply(&evaluation, &sorted)?;
         self.tables.note(&out_of_order, &decoded.unmapped);

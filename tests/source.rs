@@ -8,7 +8,7 @@ use afterimage::error::Kind;
 use afterimage::position::{OffsetRange, Partition};
 use afterimage::record::RawBatch;
 use afterimage::source::{
-    Assignment, BatchLimits, Broker, Found, Polled, Source, SourceOptions, Stored, Verdict, position_check,
+    Ask, Assignment, BatchLimits, Broker, Found, Polled, Source, SourceOptions, Stored, Verdict, position_check,
 };
 
 use crate::support::kafka::{Broker as Kafka, Message};
@@ -26,7 +26,6 @@ fn options(kafka: &Kafka, topic: &str) -> SourceOptions {
         properties: properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         client_id: "test".to_owned(),
         buffer_bytes: 16 << 20,
-        buffer_events: 100_000,
     }
 }
 
@@ -96,7 +95,8 @@ impl Member {
 
     /// Serves the source for a moment.
     async fn turn(&mut self, store: &mut Store) {
-        let Ok(polled) = tokio::time::timeout(Duration::from_millis(50), self.source.next(&LIMITS)).await else {
+        let Ok(polled) = tokio::time::timeout(Duration::from_millis(50), self.source.next(&[Ask::any(LIMITS)])).await
+        else {
             return;
         };
         match polled {
@@ -385,13 +385,13 @@ async fn back_pressure_costs_no_record_however_often_it_strikes() {
         kafka.produce(&topic, messages(partition, 30_000)).await;
     }
     let mut store = Store::default();
-    let mut member = Member::new(SourceOptions { buffer_events: 2_000, ..options(kafka, &topic) });
+    let mut member = Member::new(SourceOptions { buffer_bytes: 2_000 * 60, ..options(kafka, &topic) });
     let mut pauses = 0;
     let small = BatchLimits { max_events: 700, ..LIMITS };
     let begun = Instant::now();
     while store.total() < 120_000 {
         assert!(begun.elapsed() < PATIENCE, "{} records", store.total());
-        match tokio::time::timeout(PATIENCE, member.source.next(&small)).await.unwrap() {
+        match tokio::time::timeout(PATIENCE, member.source.next(&[Ask::any(small)])).await.unwrap() {
             Polled::Assigned(assignments) => assignments.iter().for_each(|new| member.source.position(*new, 0)),
             Polled::Batch(batch) => {
                 store.apply(&batch);

@@ -5,14 +5,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
-use super::lane::{Lane, RECORD_OVERHEAD, memory};
-use super::{Assignment, BatchLimits, End, PartitionStats, Polled, SourceOptions, SourceStats};
+use super::lane::Lane;
+use super::pressure::{self, Load, Pressure};
+use super::{Ask, Assignment, End, PartitionStats, Polled, Share, SourceOptions, SourceStats};
 use crate::error::Error;
 use crate::position::{OffsetRange, Partition};
 use crate::record::{Chunk, RawBatch, RawRecord};
@@ -22,13 +23,16 @@ const DOUBT: Duration = Duration::from_secs(10);
 /// How long a position waits for records to take it across marks of transactions: with a producer of many small transactions
 /// this is how often a transaction of ours moves nothing but positions, at most.
 const PASSED: Duration = Duration::from_secs(1);
+/// How long the buffer is full before polling goes on in spite of it, for the sake of what isn't records.
+const FULL: Duration = Duration::from_secs(2);
 
 /// The two threads' common ground.
 pub(super) struct Shared {
     topic: Arc<str>,
-    high_bytes: usize,
-    high_events: usize,
+    budget: usize,
     state: Mutex<State>,
+    /// Wakes the thread where it waits for room in the buffer.
+    room: Condvar,
     /// Wakes the loop.
     pub(super) wake: Notify,
     /// Tells the thread that there is something to do besides polling.
@@ -40,14 +44,12 @@ struct State {
     lanes: BTreeMap<Partition, Lane>,
     reports: VecDeque<Polled>,
     last_generation: u64,
-    bytes: usize,
-    events: usize,
     received: u64,
-    paused: bool,
-    /// Which partition is served first; moves on with every batch so that none starves.
-    turn: Partition,
+    /// Since when there is more in the buffer than there should be.
+    full_since: Option<Instant>,
+    served: BTreeMap<Share, Served>,
     /// What the loop waits for, so that the thread need not wake it for every record.
-    awaited: Option<BatchLimits>,
+    awaited: Vec<Awaited>,
     /// Applied offsets that wait to be committed for lag tools.
     applied: BTreeMap<Partition, i64>,
     commit_errors: u64,
@@ -57,6 +59,28 @@ struct State {
     topic_partitions: Partition,
     rejoining: bool,
     closing: bool,
+}
+
+/// The last batch of a share.
+#[derive(Debug, Clone, Copy)]
+struct Served {
+    at: Instant,
+    /// Which partition is served first the next time; moves on with every batch so that none starves.
+    turn: Partition,
+}
+
+/// The loop waits for a batch; it need not be woken for records before `reaches` unless there were none.
+struct Awaited {
+    ask: Ask,
+    had_records: bool,
+}
+
+/// What [`Shared::poll`] has.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Now(Polled),
+    /// Nothing unless the loop is woken, or before that time.
+    Later(Option<Instant>),
 }
 
 /// A trouble that isn't over, as far as known.
@@ -84,20 +108,13 @@ pub(super) struct Change {
     pub(super) from: Option<i64>,
 }
 
-/// What the thread has to do about back-pressure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Pressure {
-    Pause(Vec<Partition>),
-    Resume(Vec<Partition>),
-}
-
 impl Shared {
     pub(super) fn new(options: &SourceOptions) -> Self {
         Self {
             topic: options.topic.as_str().into(),
-            high_bytes: options.buffer_bytes.max(1),
-            high_events: options.buffer_events.max(1),
+            budget: options.buffer_bytes.max(1),
             state: Mutex::default(),
+            room: Condvar::new(),
             wake: Notify::new(),
             attention: AtomicBool::new(false),
         }
@@ -119,34 +136,38 @@ impl Shared {
 
     fn attend(&self) {
         self.attention.store(true, Ordering::Release);
+        self.room.notify_one();
     }
 
     // --- the loop's side ---
 
-    /// The next report or batch, if there is one. `due`: the first record has waited long enough.
-    pub(super) fn poll(&self, limits: &BatchLimits, due: bool) -> Option<Polled> {
+    /// The next report or batch, if there is one.
+    pub(super) fn poll(&self, asks: &[Ask], now: Instant) -> Answer {
         let mut state = self.lock();
         if let Some(report) = state.reports.pop_front() {
-            return Some(report);
+            return Answer::Now(report);
         }
         let ended = state.newly_at_end();
         if !ended.is_empty() {
-            return Some(Polled::AtEnd(ended));
+            return Answer::Now(Polled::AtEnd(ended));
         }
-        let wanted = state.events > 0 && (due || state.reaches(limits) || limits.max_wait.is_zero());
-        if wanted || state.passed_long_ago() {
-            let chunks = state.take(limits);
-            if state.paused && !self.is_above_low(&state) {
-                self.attend();
-            }
-            return Some(Polled::Batch(RawBatch { topic: Arc::clone(&self.topic), chunks }));
+        // When each ask is due, as far as there is anything for it.
+        let due = |ask: &Ask| state.due(ask, now).map(|due| (due, *ask));
+        // Of those that are due it is the turn of the one whose share was served longest ago.
+        let asked: Vec<(Instant, Ask)> = asks.iter().filter_map(due).collect();
+        let ready = asked.iter().filter(|(due, _)| *due <= now).map(|(_, ask)| ask);
+        if let Some(ask) = ready.min_by_key(|ask| state.served.get(&ask.share).map(|served| served.at)).copied() {
+            let chunks = state.take(&ask, now);
+            state.awaited.clear();
+            self.room.notify_one();
+            return Answer::Now(Polled::Batch(RawBatch { topic: Arc::clone(&self.topic), chunks }));
         }
-        state.awaited = Some(*limits);
-        None
-    }
-
-    pub(super) fn has_records(&self) -> bool {
-        self.lock().events > 0
+        let awaited = asks.iter().map(|ask| Awaited { ask: *ask, had_records: state.waiting(ask.share).0 > 0 });
+        state.awaited = awaited.collect();
+        if state.full_since.is_some() && state.is_hungry() {
+            self.room.notify_one();
+        }
+        Answer::Later(asked.iter().map(|(due, _)| *due).min())
     }
 
     pub(super) fn position(&self, assignment: Assignment, from: i64) {
@@ -163,10 +184,9 @@ impl Shared {
         if generation.is_some_and(|generation| generation != lane.generation) {
             return;
         }
-        let dropped = lane.stop();
+        lane.stop();
         lane.wanted = from;
         lane.changed = true;
-        state.forget(dropped);
         self.attend();
     }
 
@@ -189,14 +209,14 @@ impl Shared {
         let partitions = state.lanes.iter().map(|(partition, lane)| PartitionStats {
             assignment: Assignment { partition: *partition, generation: lane.generation },
             next: lane.next,
-            buffered_events: lane.segments.iter().map(Chunk::len).sum(),
+            buffered_events: lane.events,
             at_end: lane.at_end,
             end: lane.end,
         });
         SourceStats {
-            buffered_bytes: state.bytes,
-            buffered_events: state.events,
-            paused: state.paused,
+            buffered_bytes: state.bytes(),
+            buffered_events: state.events(),
+            paused: state.full_since.is_some() || state.lanes.values().any(|lane| lane.paused),
             commit_errors: state.commit_errors,
             received: state.received,
             topic_partitions: state.topic_partitions,
@@ -206,27 +226,17 @@ impl Shared {
 
     // --- the thread's side ---
 
-    /// Puts `record` into its partition's buffer, unless that partition isn't being read or has had this offset.
-    pub(super) fn accept(&self, record: RawRecord<'_>) {
+    /// Puts records into their partitions' buffers, apart from those of partitions that aren't being read and those that came
+    /// before.
+    pub(super) fn accept<'a>(&self, records: impl IntoIterator<Item = RawRecord<'a>>) {
         let mut state = self.lock();
+        for record in records {
+            state.push(record);
+        }
         if state.trouble.take().is_some() {
             state.reports.push_back(Polled::Recovered);
         }
-        let Some(lane) = state.lanes.get_mut(&record.partition) else { return };
-        let Some(next) = lane.next.filter(|next| record.offset >= *next) else { return };
-        let grown = lane.push(record, next);
-        state.bytes += grown;
-        state.events += 1;
-        state.received += 1;
-        let first = state.events == 1;
-        if !state.paused && (state.bytes > self.high_bytes || state.events > self.high_events) {
-            self.attend();
-        }
-        let complete = state.awaited.is_some_and(|limits| state.reaches(&limits));
-        if first || complete {
-            if complete {
-                state.awaited = None;
-            }
+        if state.is_awaited() {
             drop(state);
             self.wake.notify_one();
         }
@@ -253,10 +263,7 @@ impl Shared {
             state.last_generation += 1;
             let generation = state.last_generation;
             // A partition that is assigned twice without having been revoked has been lost in between.
-            if let Some(mut old) = state.lanes.insert(partition, Lane::new(partition, generation)) {
-                let dropped = old.stop();
-                state.forget(dropped);
-            }
+            state.lanes.insert(partition, Lane::new(partition, generation));
             assignments.push(Assignment { partition, generation });
         }
         self.report(state, Polled::Assigned(assignments));
@@ -268,17 +275,13 @@ impl Shared {
         let mut gone = Vec::new();
         let mut in_client = Vec::new();
         for partition in partitions {
-            let Some(mut lane) = state.lanes.remove(partition) else { continue };
-            let dropped = lane.stop();
-            state.forget(dropped);
+            let Some(lane) = state.lanes.remove(partition) else { continue };
             state.applied.remove(partition);
             gone.push(*partition);
             if lane.in_client {
                 in_client.push(*partition);
             }
         }
-        // What was dropped may have been what reading was paused for.
-        self.attend();
         if !gone.is_empty() {
             // Reports that these partitions were assigned or lost are true no longer, but harmless: their generation is over.
             self.report(state, Polled::Revoked(gone));
@@ -297,12 +300,11 @@ impl Shared {
         let mut state = self.lock();
         let generation = state.last_generation + 1;
         let Some(lane) = state.lanes.get_mut(&partition) else { return };
-        let dropped = lane.stop();
+        lane.stop();
         lane.generation = generation;
         lane.wanted = None;
         lane.changed = true;
         state.last_generation = generation;
-        state.forget(dropped);
         self.attend();
         self.report(state, Polled::PositionLost { assignment: Assignment { partition, generation }, what });
     }
@@ -374,10 +376,6 @@ impl Shared {
         self.lock().closing
     }
 
-    pub(super) fn is_paused(&self) -> bool {
-        self.lock().paused
-    }
-
     /// Applied offsets that haven't been committed for lag tools yet.
     pub(super) fn take_applied(&self) -> BTreeMap<Partition, i64> {
         std::mem::take(&mut self.lock().applied)
@@ -423,26 +421,36 @@ impl Shared {
         }
     }
 
-    /// Decides about back-pressure. Between the marks everything stays as it is.
-    pub(super) fn pressure(&self) -> Option<Pressure> {
+    /// Decides about back-pressure; to be asked before every poll. What is named is taken to be done.
+    pub(super) fn pressure(&self, now: Instant) -> Pressure {
         let mut state = self.lock();
-        let full = state.bytes > self.high_bytes || state.events > self.high_events;
-        let in_client = |state: &State| -> Vec<Partition> {
-            state.lanes.iter().filter(|(_, lane)| lane.in_client).map(|(partition, _)| *partition).collect()
-        };
-        if !state.paused && full {
-            state.paused = true;
-            return Some(Pressure::Pause(in_client(&state)));
+        let full = state.bytes() > self.budget;
+        state.full_since = full.then(|| state.full_since.unwrap_or(now));
+        if !full && state.lanes.values().all(|lane| !lane.paused) {
+            return Pressure::default();
         }
-        if state.paused && !self.is_above_low(&state) {
-            state.paused = false;
-            return Some(Pressure::Resume(in_client(&state)));
+        let in_client = state.lanes.iter().filter(|(_, lane)| lane.in_client);
+        let load =
+            |(&partition, lane): (&Partition, &Lane)| Load { partition, memory: lane.memory(), paused: lane.paused };
+        let loads: Vec<Load> = in_client.map(load).collect();
+        let for_long = state.full_since.is_some_and(|since| now.saturating_duration_since(since) >= FULL);
+        let pressure = pressure::decide(self.budget, &loads, for_long || state.is_hungry());
+        for (partitions, paused) in [(&pressure.pause, true), (&pressure.resume, false)] {
+            for partition in partitions {
+                if let Some(lane) = state.lanes.get_mut(partition) {
+                    lane.paused = paused;
+                }
+            }
         }
-        None
+        pressure
     }
 
-    fn is_above_low(&self, state: &State) -> bool {
-        state.bytes > self.high_bytes / 2 || state.events > self.high_events / 2
+    /// Returns when records were taken, somebody lacks what a poll might bring, the loop wants something, or after `most`.
+    pub(super) fn wait_for_room(&self, most: Duration) {
+        let waits = |state: &mut State| {
+            state.bytes() > self.budget && !state.is_hungry() && !self.attention.load(Ordering::Acquire)
+        };
+        drop(self.room.wait_timeout_while(self.lock(), most, waits));
     }
 
     fn report(&self, mut state: MutexGuard<'_, State>, report: Polled) {
@@ -453,20 +461,72 @@ impl Shared {
 }
 
 impl State {
-    fn reaches(&self, limits: &BatchLimits) -> bool {
-        self.events >= limits.max_events || self.bytes - self.events * RECORD_OVERHEAD >= limits.max_bytes
+    fn push(&mut self, record: RawRecord<'_>) {
+        let Some(lane) = self.lanes.get_mut(&record.partition) else { return };
+        let Some(next) = lane.next.filter(|next| record.offset >= *next) else { return };
+        lane.push(record, next);
+        self.received += 1;
     }
 
-    fn forget(&mut self, (events, bytes): (usize, usize)) {
-        self.events -= events;
-        self.bytes -= bytes;
+    fn events(&self) -> usize {
+        self.lanes.values().map(|lane| lane.events).sum()
+    }
+
+    /// Memory that the records take.
+    fn bytes(&self) -> usize {
+        self.lanes.values().map(Lane::memory).sum()
+    }
+
+    fn of(&self, share: Share) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter().filter(move |(partition, _)| share.holds(**partition)).map(|(_, lane)| lane)
+    }
+
+    /// Records of the share and the bytes of their keys, values and headers.
+    fn waiting(&self, share: Share) -> (usize, usize) {
+        self.of(share).fold((0, 0), |(events, bytes), lane| (events + lane.events, bytes + lane.bytes))
+    }
+
+    /// When a batch for `ask` is to be handed over if nothing more comes; `None` where there is nothing to hand over.
+    fn due(&self, ask: &Ask, now: Instant) -> Option<Instant> {
+        let (events, bytes) = self.waiting(ask.share);
+        if events == 0 {
+            // A position that has passed marks of transactions, without any record after them that would take it along.
+            return self.of(ask.share).filter_map(|lane| lane.passed_at).min().map(|at| at + PASSED);
+        }
+        if events >= ask.limits.max_events || bytes >= ask.limits.max_bytes {
+            return Some(now);
+        }
+        Some(self.served.get(&ask.share).map_or(now, |served| served.at + ask.limits.max_wait))
+    }
+
+    /// Whether the loop waits for partitions of which nothing is there.
+    fn is_hungry(&self) -> bool {
+        let lacks = |awaited: &Awaited| {
+            let lanes = || self.of(awaited.ask.share);
+            lanes().any(|lane| lane.in_client) && lanes().all(|lane| lane.events == 0)
+        };
+        self.awaited.iter().any(lacks)
+    }
+
+    /// Whether there is news for what the loop waits for; once.
+    fn is_awaited(&mut self) -> bool {
+        let mut awaited = std::mem::take(&mut self.awaited);
+        let before = awaited.len();
+        awaited.retain(|Awaited { ask, had_records }| {
+            let (events, bytes) = self.waiting(ask.share);
+            let first = events > 0 && !had_records;
+            let full = events >= ask.limits.max_events || bytes >= ask.limits.max_bytes;
+            !(first || full)
+        });
+        self.awaited = awaited;
+        self.awaited.len() < before
     }
 
     /// Partitions at their end of which every record has been taken, each once.
     fn newly_at_end(&mut self) -> Vec<Assignment> {
         let mut ended = Vec::new();
         for (partition, lane) in &mut self.lanes {
-            if lane.at_end && !lane.end_told && !lane.has_records() {
+            if lane.at_end && !lane.end_told && lane.events == 0 {
                 lane.end_told = true;
                 ended.push(Assignment { partition: *partition, generation: lane.generation });
             }
@@ -474,19 +534,16 @@ impl State {
         ended
     }
 
-    /// Whether a partition has passed marks of transactions, and no records came after them that would take the position along.
-    fn passed_long_ago(&self) -> bool {
-        self.lanes.values().any(|lane| lane.passed_at.is_some_and(|at| at.elapsed() >= PASSED))
-    }
-
-    /// Takes at most `limits` records, a fair share of each partition, ascending by partition.
-    fn take(&mut self, limits: &BatchLimits) -> Vec<Chunk> {
-        let waiting = |range: &mut dyn Iterator<Item = (&Partition, &Lane)>| -> Vec<Partition> {
-            range.filter(|(_, lane)| !lane.segments.is_empty()).map(|(partition, _)| *partition).collect()
-        };
-        let mut order = waiting(&mut self.lanes.range(self.turn..));
-        order.extend(waiting(&mut self.lanes.range(..self.turn)));
-        self.turn = order.first().map_or(0, |first| first.wrapping_add(1));
+    /// Takes records within the limits, an equal part of each partition, ascending by partition.
+    fn take(&mut self, ask: &Ask, now: Instant) -> Vec<Chunk> {
+        let Ask { share, limits } = *ask;
+        let turn = self.served.get(&share).map_or(0, |served| served.turn);
+        let mut order: Vec<Partition> =
+            self.lanes.keys().copied().filter(|partition| share.holds(*partition)).collect();
+        order.retain(|partition| self.lanes.get(partition).is_some_and(|lane| !lane.segments.is_empty()));
+        order.sort_by_key(|partition| (*partition < turn, *partition));
+        let turn = order.first().map_or(0, |first| first.wrapping_add(1));
+        self.served.insert(share, Served { at: now, turn });
         let (mut events, mut bytes) = (limits.max_events.max(1), limits.max_bytes);
         let mut chunks = Vec::with_capacity(order.len());
         for (index, partition) in order.iter().enumerate() {
@@ -496,7 +553,6 @@ impl State {
             let Some(chunk) = lane.take(events.div_ceil(left), bytes.div_ceil(left), at_least) else { continue };
             events -= chunk.len().min(events);
             bytes -= chunk.byte_len().min(bytes);
-            self.forget((chunk.len(), memory(&chunk)));
             chunks.push(chunk);
             if events == 0 || bytes == 0 {
                 break;

@@ -18,7 +18,8 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
-use super::buffer::{Change, Heals, Pressure, Shared};
+use super::buffer::{Change, Heals, Shared};
+use super::pressure::Pressure;
 use super::statistics::Statistics;
 use super::{SourceOptions, headers, properties};
 use crate::error::{Error, Kind, Result};
@@ -28,6 +29,8 @@ use crate::record::RawRecord;
 
 /// How long a poll waits when nothing arrives: bounds how late the loop's wishes are carried out.
 const POLL: Duration = Duration::from_millis(10);
+/// Records that are moved under one lock, at most.
+const BURST: usize = 512;
 /// Commits for lag tools are not sent more often than this: librdkafka starts no partition while one is under way.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Before a client that has died is replaced, and before a failed change is tried again.
@@ -122,12 +125,13 @@ fn read(client: &Client, shared: &Shared) -> Result<()> {
                 rejoin(client, shared);
             }
             retry_at = carry_out(client, shared).then(|| Instant::now() + RETRY);
-            relieve(client, shared);
         }
-        match client.poll(POLL) {
-            Some(Ok(message)) => accept(&message, shared, &mut header_json),
-            Some(Err(error)) => fault(client, shared, error)?,
-            None => {}
+        let pressure = shared.pressure(Instant::now());
+        relieve(client, shared, &pressure);
+        if pressure.wait {
+            shared.wait_for_room(POLL);
+        } else if let Some(error) = poll(client, shared, &mut header_json) {
+            fault(client, shared, error)?;
         }
         if last_commit.elapsed() >= COMMIT_INTERVAL {
             failpoint!("in_poll");
@@ -138,19 +142,44 @@ fn read(client: &Client, shared: &Shared) -> Result<()> {
     }
 }
 
-fn accept(message: &BorrowedMessage<'_>, shared: &Shared, header_json: &mut Vec<u8>) {
-    header_json.clear();
-    if let Some(headers) = message.headers() {
-        headers::write(headers, header_json);
+/// Moves what is there into the buffer, at most [`BURST`] records under one lock; returns what came instead of a record.
+fn poll(client: &Client, shared: &Shared, header_json: &mut Vec<u8>) -> Option<KafkaError> {
+    let mut messages: Vec<BorrowedMessage<'_>> = Vec::new();
+    let mut wait = POLL;
+    let mut fault = None;
+    while messages.len() < BURST && fault.is_none() {
+        match client.poll(wait) {
+            Some(Ok(message)) => messages.push(message),
+            Some(Err(error)) => fault = Some(error),
+            None => break,
+        }
+        wait = Duration::ZERO;
     }
-    shared.accept(RawRecord {
+    accept(&messages, shared, header_json);
+    fault
+}
+
+fn accept(messages: &[BorrowedMessage<'_>], shared: &Shared, header_json: &mut Vec<u8>) {
+    if messages.is_empty() {
+        return;
+    }
+    header_json.clear();
+    let mut ends = Vec::with_capacity(messages.len());
+    for message in messages {
+        if let Some(headers) = message.headers() {
+            headers::write(headers, header_json);
+        }
+        ends.push(header_json.len());
+    }
+    let mut start = 0;
+    shared.accept(messages.iter().zip(ends).map(|(message, end)| RawRecord {
         partition: message.partition(),
         offset: message.offset(),
         timestamp_ms: message.timestamp().to_millis(),
         key: message.key(),
         value: message.payload(),
-        headers: header_json,
-    });
+        headers: header_json.get(std::mem::replace(&mut start, end)..end).unwrap_or_default(),
+    }));
 }
 
 /// Other than closing, giving the subscription up tells the group so even for a static member.
@@ -194,25 +223,28 @@ fn carry_out_one(client: &Client, shared: &Shared, change: &Change) -> KafkaResu
     at.add_partition_offset(shared.topic(), partition, Offset::Offset(from))?;
     client.incremental_assign(&at)?;
     // A pause outlives the assignment it was made for.
-    let outcome = if shared.is_paused() { client.pause(&plain) } else { client.resume(&plain) };
-    if let Err(error) = outcome {
-        tracing::warn!(topic = shared.topic(), partition, error = %error, "partition can't be paused or resumed");
+    if let Err(error) = client.resume(&plain) {
+        tracing::warn!(topic = shared.topic(), partition, error = %error, "partition can't be resumed");
     }
     tracing::info!(topic = shared.topic(), partition, from, "partition started");
     Ok(true)
 }
 
-/// Pauses or resumes reading as the buffer demands.
-fn relieve(client: &Client, shared: &Shared) {
-    let Some(pressure) = shared.pressure() else { return };
-    let outcome = match &pressure {
-        Pressure::Pause(partitions) => client.pause(&list(shared.topic(), partitions)),
-        Pressure::Resume(partitions) => client.resume(&list(shared.topic(), partitions)),
-    };
-    tracing::debug!(topic = shared.topic(), ?pressure, "back-pressure");
-    if let Err(error) = outcome {
-        // Pausing fails for unknown partitions only, which aren't read either.
-        tracing::warn!(topic = shared.topic(), ?pressure, error = %error, "back-pressure failed");
+/// Pauses and resumes partitions as the buffer demands.
+fn relieve(client: &Client, shared: &Shared, pressure: &Pressure) {
+    let topic = shared.topic();
+    // Both fail for unknown partitions only, which aren't read either.
+    if !pressure.pause.is_empty() {
+        tracing::debug!(topic, partitions = ?pressure.pause, "reading pauses");
+        if let Err(error) = client.pause(&list(topic, &pressure.pause)) {
+            tracing::warn!(topic, partitions = ?pressure.pause, error = %error, "partitions can't be paused");
+        }
+    }
+    if !pressure.resume.is_empty() {
+        tracing::debug!(topic, partitions = ?pressure.resume, "reading goes on");
+        if let Err(error) = client.resume(&list(topic, &pressure.resume)) {
+            tracing::warn!(topic, partitions = ?pressure.resume, error = %error, "partitions can't be resumed");
+        }
     }
 }
 

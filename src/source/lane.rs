@@ -23,10 +23,16 @@ pub(super) struct Lane {
     pub(super) changed: bool,
     /// It is in the client's assignment.
     pub(super) in_client: bool,
+    /// Reading it is paused there.
+    pub(super) paused: bool,
     /// Offset after the last accepted record; records below it are repeats. `None` refuses all.
     pub(super) next: Option<i64>,
     /// The last one may be empty: it leads across marks of transactions, which are no records.
     pub(super) segments: VecDeque<Chunk>,
+    /// Records in there.
+    pub(super) events: usize,
+    /// Their keys, values and headers.
+    pub(super) bytes: usize,
     /// Since when nothing but such an empty one is there.
     pub(super) passed_at: Option<Instant>,
     /// All there is has been received.
@@ -45,8 +51,11 @@ impl Lane {
             wanted: None,
             changed: false,
             in_client: false,
+            paused: false,
             next: None,
             segments: VecDeque::new(),
+            events: 0,
+            bytes: 0,
             passed_at: None,
             at_end: false,
             end_told: false,
@@ -54,8 +63,8 @@ impl Lane {
         }
     }
 
-    /// Appends a record, which the caller knows to be at `next` or after it; returns the memory that this takes.
-    pub(super) fn push(&mut self, record: RawRecord<'_>, next: i64) -> usize {
+    /// Appends a record, which the caller knows to be at `next` or after it.
+    pub(super) fn push(&mut self, record: RawRecord<'_>, next: i64) {
         let full = |chunk: &Chunk| chunk.len() >= SEGMENT_EVENTS || chunk.byte_len() >= SEGMENT_BYTES;
         let mut chunk = match self.segments.pop_back() {
             Some(last) if !full(&last) => last,
@@ -64,15 +73,20 @@ impl Lane {
                 Chunk::new(record.partition, next)
             }
         };
-        let before = memory(&chunk);
+        let before = chunk.byte_len();
         chunk.push(record);
-        let grown = memory(&chunk) - before;
+        self.events += 1;
+        self.bytes += chunk.byte_len() - before;
         self.segments.push_back(chunk);
         self.next = Some(record.offset + 1);
         self.passed_at = None;
         self.at_end = false;
         self.end_told = false;
-        grown
+    }
+
+    /// The memory that the buffered records take.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes + self.events * RECORD_OVERHEAD
     }
 
     /// Takes note that the client stands at `to`, behind marks of transactions and records of aborted ones that it doesn't hand
@@ -90,19 +104,17 @@ impl Lane {
         self.next = Some(to);
     }
 
-    /// Whether records wait to be taken.
-    pub(super) fn has_records(&self) -> bool {
-        self.segments.iter().any(|chunk| !chunk.is_empty())
-    }
-
-    /// Refuses further records and drops the buffered ones; returns how many records and bytes that were.
-    pub(super) fn stop(&mut self) -> (usize, usize) {
+    /// Refuses further records and drops the buffered ones.
+    pub(super) fn stop(&mut self) {
         self.next = None;
         self.passed_at = None;
         self.at_end = false;
         self.end_told = false;
-        let dropped = self.segments.drain(..);
-        dropped.fold((0, 0), |(events, bytes), chunk| (events + chunk.len(), bytes + memory(&chunk)))
+        // A partition that is put into the client is resumed, as a pause outlives the assignment it was made for.
+        self.paused = false;
+        self.segments = VecDeque::new();
+        self.events = 0;
+        self.bytes = 0;
     }
 
     /// The first records within the limits, but not fewer than `at_least`.
@@ -132,13 +144,12 @@ impl Lane {
                 break;
             }
         }
+        if let Some(chunk) = &taken {
+            self.events -= chunk.len();
+            self.bytes -= chunk.byte_len();
+        }
         taken
     }
-}
-
-/// The memory that a chunk's records take.
-pub(super) fn memory(chunk: &Chunk) -> usize {
-    chunk.byte_len() + chunk.len() * RECORD_OVERHEAD
 }
 
 /// How many of the chunk's first records fit.

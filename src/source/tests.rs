@@ -33,7 +33,6 @@ fn options(cluster: &Cluster) -> SourceOptions {
         properties: BTreeMap::from([("reconnect.backoff.max.ms".into(), "200".into())]),
         client_id: "test".into(),
         buffer_bytes: 1 << 20,
-        buffer_events: 10_000,
     }
 }
 
@@ -58,7 +57,7 @@ fn produce(producer: &BaseProducer, partition: i32, count: usize) {
 async fn read<T>(source: &mut Source, mut enough: impl FnMut(&Source, Polled) -> Option<T>) -> T {
     let reading = async {
         loop {
-            let polled = source.next(&LIMITS).await;
+            let polled = source.next(&[Ask::any(LIMITS)]).await;
             if let Some(found) = enough(source, polled) {
                 return found;
             }
@@ -107,7 +106,7 @@ async fn partitions_are_read_from_the_positions_that_the_loop_names() {
     let mut source = Source::start(options(&cluster)).unwrap();
     let assignments = assigned(&mut source, 2).await;
     assert!(
-        tokio::time::timeout(Duration::from_millis(300), source.next(&LIMITS)).await.is_err(),
+        tokio::time::timeout(Duration::from_millis(300), source.next(&[Ask::any(LIMITS)])).await.is_err(),
         "nothing is read yet"
     );
     for assignment in assignments {
@@ -132,7 +131,10 @@ async fn a_partition_is_read_again_from_an_earlier_position_and_stands_still_whe
     }
     source.halt(0);
     produce(&producer, 0, 5);
-    assert!(tokio::time::timeout(Duration::from_millis(300), source.next(&LIMITS)).await.is_err(), "it is halted");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), source.next(&[Ask::any(LIMITS)])).await.is_err(),
+        "it is halted"
+    );
     source.position(assignment, 100);
     assert_eq!(to_end(&mut source, 1).await, BTreeMap::from([(0, (100..105).collect())]));
 }
@@ -266,7 +268,7 @@ async fn a_full_buffer_pauses_reading_without_losing_or_repeating_a_record() {
     let producer = producer(&cluster);
     produce(&producer, 0, 3000);
     produce(&producer, 1, 3000);
-    let mut source = Source::start(SourceOptions { buffer_events: 500, ..options(&cluster) }).unwrap();
+    let mut source = Source::start(SourceOptions { buffer_bytes: 500 * 45, ..options(&cluster) }).unwrap();
     for assignment in assigned(&mut source, 2).await {
         source.position(assignment, 0);
     }
@@ -274,7 +276,7 @@ async fn a_full_buffer_pauses_reading_without_losing_or_repeating_a_record() {
     let mut offsets: BTreeMap<Partition, Vec<i64>> = BTreeMap::new();
     let small = BatchLimits { max_events: 50, ..LIMITS };
     while offsets.values().map(Vec::len).sum::<usize>() < 6000 {
-        let polled = tokio::time::timeout(PATIENCE, source.next(&small)).await.unwrap();
+        let polled = tokio::time::timeout(PATIENCE, source.next(&[Ask::any(small)])).await.unwrap();
         pauses += usize::from(source.stats().paused);
         assert!(source.stats().buffered_events < 1000, "polling goes on but records must not pile up");
         if let Polled::Batch(batch) = polled {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::TaskContext;
@@ -19,20 +19,21 @@ use super::fold::{Encoder, Fold, sorted};
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
 use super::lookup::Lookup;
-use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, OUT_OF_ORDER};
+use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS};
 use super::plan::Step;
 use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
-use super::{Input, ModelSpec, VersionBy, check_target, evidence, locate, nested, output};
+use super::{Input, ModelSpec, VersionBy, check_target, locate, nested, output};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
-use crate::position::{Position, Version};
+use crate::position::Position;
 use crate::target::Target;
-use crate::work::{Evaluation, Held, OutOfOrder, Refusal, Stage};
+use crate::work::{Evaluation, Held, Refusal, Stage, Suspicion};
 
 pub use prepare::Examined;
 
+mod evidence;
 mod lookups;
 mod prepare;
 
@@ -49,8 +50,6 @@ pub struct Engine {
     lookups: Vec<Lookup>,
     target: Target,
     routes: Routes,
-    /// Key columns of the last [`Evaluation::latest`].
-    last_keys: Vec<ArrayRef>,
     /// The models' texts.
     texts: Vec<String>,
 }
@@ -64,6 +63,10 @@ struct Routes {
     latest: Vec<usize>,
     metrics: Vec<usize>,
     out_of_order: Vec<usize>,
+    /// Those of `out_of_order` that must wait until it is known what was stored.
+    waiting: Vec<usize>,
+    /// Tables of the batch that those read.
+    waiting_reads: Vec<String>,
 }
 
 /// What came of one attempt at a batch.
@@ -157,7 +160,7 @@ impl Engine {
         self.steps.iter().filter_map(|step| step.rows.as_ref().map(|rows| (step.name.as_str(), rows, step.took)))
     }
 
-    /// Lets go of the last batch's rows; [`evidence`](Self::evidence) and [`tables`](Self::tables) then find none.
+    /// Lets go of the last batch's rows; [`tables`](Self::tables) then finds none.
     pub fn forget(&mut self) {
         for step in &mut self.steps {
             step.forget();
@@ -281,24 +284,9 @@ impl Engine {
         let sums = output::sums(input, &all, &judged.verdicts, &accepted, &latest, timed);
         let (refused, held) = outcomes(judged.verdicts, &faults);
         let latest = output::latest(&latest, &order, &self.target, timed)?;
-        self.last_keys = latest.columns().get(..self.spec.key.len()).unwrap_or_default().to_vec();
-        Ok(Attempt::Done(Box::new(Evaluation { latest, refused, held, sums, suspects, metrics: self.figures().await })))
-    }
-
-    /// Late events of the last batch: the rows of `out_of_order`. `known` names, for each suspect, its row in the last
-    /// [`Evaluation::latest`] and the newest version that was stored of its key before this batch, if any.
-    pub async fn evidence(&mut self, known: &[(usize, Option<Version>)]) -> Result<Vec<OutOfOrder>> {
-        if self.routes.out_of_order.is_empty() || known.is_empty() || self.spec.version == VersionBy::Arrival {
-            return Ok(Vec::new());
-        }
-        self.known.fill(&[evidence::known_rows(self.known.schema(), &self.last_keys, known)?]);
-        for index in self.routes.out_of_order.iter().filter(|index| !self.routes.latest.contains(index)) {
-            if let Some(step) = self.steps.get_mut(*index) {
-                step.forget();
-            }
-        }
-        self.run(|routes| &routes.out_of_order).await.map_err(|crash| crash.error())?;
-        evidence::read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key)
+        let suspicion = if suspects.is_empty() { Suspicion::default() } else { self.suspicion(&latest) };
+        let metrics = self.figures().await;
+        Ok(Attempt::Done(Box::new(Evaluation { latest, refused, held, sums, suspects, suspicion, metrics })))
     }
 
     /// Makes `events` the current batch; nothing has run on it yet.

@@ -84,6 +84,7 @@ impl Fold {
 
     /// Checks that `latest` holds each key's winner, once, and nothing else.
     pub(super) fn verify(&self, accepted: &Rows, latest: &Rows, latest_keys: &EncodedKeys) -> Result<()> {
+        let mut seen = vec![false; accepted.len()];
         for row in 0..latest.len() {
             let position = latest.position(row);
             let Some(winner) = self.winner(latest_keys.row(row)) else {
@@ -95,6 +96,9 @@ impl Fold {
                 return Err(wrong(format!(
                     "for one key it holds the change at {position}, but the one with the greatest version is at {right}"
                 )));
+            }
+            if std::mem::replace(&mut seen[winner], true) {
+                return Err(wrong(format!("it holds a key twice, at {position}")));
             }
             if latest.deleted.is_null(row) || latest.deleted.value(row) != accepted.deleted.value(winner) {
                 return Err(wrong(format!("`_deleted` of the row at {position} isn't what {ACCEPTED} has")));

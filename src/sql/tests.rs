@@ -196,7 +196,7 @@ impl World {
             .await?;
         let stored = |row: usize| self.table.get(&key_of(&evaluation.latest, row)).map(|(version, _)| *version);
         let known: Vec<_> = evaluation.suspects.iter().map(|row| (*row, stored(*row))).collect();
-        self.evidence.extend(engine.evidence(&known).await?);
+        self.evidence.extend(engine.evidence(&evaluation.suspicion, &known).await?);
         self.apply(&evaluation, rerun);
         Ok(evaluation)
     }

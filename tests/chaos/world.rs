@@ -347,8 +347,8 @@ fn variant(plan: &Plan) -> Variant {
     kafka.push_str("\"topic.metadata.refresh.interval.ms\" = \"1000\"\n");
     let on_error = if plan.hold { "hold_key" } else { "skip_event" };
     let pipeline = format!(
-        "on_error = \"{on_error}\"\nbatch = {{ max_events = {}, max_bytes = \"1MiB\", max_wait = \"1ms\" }}",
-        plan.batch
+        "on_error = \"{on_error}\"\nlanes = {}\nbatch = {{ max_events = {}, max_bytes = \"1MiB\", max_wait = \"1ms\" }}",
+        plan.lanes, plan.batch
     );
     let settings = Settings { hold: plan.hold, ..outcome::settings() };
     Variant { partitions: plan.partitions, pipeline, kafka, settings, ..Variant::default() }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::{BatchLimits, lane::RECORD_OVERHEAD};
 use super::*;
 use crate::error::Kind;
 
-fn options(buffer_events: usize, buffer_bytes: usize) -> SourceOptions {
+fn options(buffer_bytes: usize) -> SourceOptions {
     SourceOptions {
         brokers: String::new(),
         group: "g".into(),
@@ -15,12 +16,11 @@ fn options(buffer_events: usize, buffer_bytes: usize) -> SourceOptions {
         properties: BTreeMap::new(),
         client_id: String::new(),
         buffer_bytes,
-        buffer_events,
     }
 }
 
 fn shared() -> Shared {
-    Shared::new(&options(1000, 1 << 20))
+    Shared::new(&options(1 << 20))
 }
 
 fn limits(max_events: usize, max_bytes: usize) -> BatchLimits {
@@ -53,25 +53,38 @@ fn start(shared: &Shared, partition: Partition, from: i64) -> Assignment {
     assignment
 }
 
+/// What is there for whoever takes any partition and waits for nothing.
+fn poll(shared: &Shared, limits: &BatchLimits) -> Option<Polled> {
+    let ask = Ask::any(BatchLimits { max_wait: Duration::ZERO, ..*limits });
+    match shared.poll(&[ask], Instant::now()) {
+        Answer::Now(polled) => Some(polled),
+        Answer::Later(_) => None,
+    }
+}
+
 fn batch(shared: &Shared, limits: &BatchLimits) -> RawBatch {
-    match shared.poll(limits, true) {
+    match poll(shared, limits) {
         Some(Polled::Batch(batch)) => batch,
         other => panic!("no batch but {other:?}"),
     }
+}
+
+fn has_records(shared: &Shared) -> bool {
+    shared.lock().events() > 0
 }
 
 #[test]
 fn nothing_is_accepted_before_a_position_is_named_and_carried_out() {
     let shared = shared();
     let assignment = assign(&shared, 0);
-    shared.accept(record(0, 5, b"x"));
+    shared.accept([record(0, 5, b"x")]);
     shared.position(assignment, 7);
-    shared.accept(record(0, 6, b"x"));
-    shared.accept(record(0, 7, b"x"));
+    shared.accept([record(0, 6, b"x")]);
+    shared.accept([record(0, 7, b"x")]);
     assert_eq!(shared.stats().buffered_events, 0);
     obey(&shared);
-    shared.accept(record(0, 6, b"x"));
-    shared.accept(record(0, 9, b"x"));
+    shared.accept([record(0, 6, b"x")]);
+    shared.accept([record(0, 9, b"x")]);
     let chunk = batch(&shared, &limits(10, 1000)).chunks.remove(0);
     assert_eq!((chunk.from, chunk.to, chunk.len()), (7, 10, 1));
 }
@@ -97,7 +110,7 @@ fn a_wish_that_changes_while_it_is_carried_out_wins() {
     let old = shared.changes();
     shared.position(assignment, 20);
     shared.carried_out(&old[0], true);
-    shared.accept(record(0, 8, b"x"));
+    shared.accept([record(0, 8, b"x")]);
     assert_eq!(shared.stats().buffered_events, 0, "the client reads at 7, which is wanted no longer");
     assert_eq!(shared.changes(), [Change { assignment, remove: true, from: Some(20) }]);
     shared.halt(0);
@@ -109,13 +122,13 @@ fn revoked_and_halted_partitions_lose_their_buffers_at_once() {
     let shared = shared();
     for partition in 0..3 {
         start(&shared, partition, 0);
-        shared.accept(record(partition, 0, b"abc"));
+        shared.accept([record(partition, 0, b"abc")]);
     }
     assert_eq!(shared.revoked(&[0, 9]), [0]);
     shared.halt(1);
     let stats = shared.stats();
     assert_eq!((stats.buffered_events, stats.buffered_bytes), (1, 3 + RECORD_OVERHEAD));
-    assert!(matches!(shared.poll(&limits(9, 99), true), Some(Polled::Revoked(gone)) if gone == [0]));
+    assert!(matches!(poll(&shared, &limits(9, 99)), Some(Polled::Revoked(gone)) if gone == [0]));
     let batch = batch(&shared, &limits(9, 99));
     assert_eq!(batch.chunks.iter().map(|chunk| chunk.partition).collect::<Vec<_>>(), [2]);
 }
@@ -125,13 +138,11 @@ fn a_lost_position_stops_the_partition_and_ends_its_generation() {
     let shared = shared();
     let old = start(&shared, 0, 5);
     shared.lost(0, "gone".into());
-    shared.accept(record(0, 5, b"x"));
+    shared.accept([record(0, 5, b"x")]);
     assert_eq!(shared.stats().buffered_events, 0);
-    let Some(Polled::PositionLost { assignment, what }) = shared.poll(&limits(9, 99), false) else {
-        panic!("no report")
-    };
+    let Some(Polled::PositionLost { assignment, what }) = poll(&shared, &limits(9, 99)) else { panic!("no report") };
     assert!(assignment.partition == 0 && assignment.generation > old.generation && what == "gone");
-    assert!(shared.poll(&limits(9, 99), false).is_none());
+    assert!(poll(&shared, &limits(9, 99)).is_none());
     shared.position(old, 5);
     assert_eq!(shared.changes(), [Change { assignment, remove: true, from: None }]);
     shared.position(assignment, 7);
@@ -144,49 +155,112 @@ fn the_end_is_told_after_all_records_before_it_and_again_after_new_ones() {
     let assignment = start(&shared, 0, 0);
     let other = start(&shared, 1, 0);
     shared.reached_end(1, None);
-    shared.accept(record(0, 0, b"x"));
+    shared.accept([record(0, 0, b"x")]);
     shared.reached_end(0, None);
-    assert!(matches!(shared.poll(&limits(9, 99), true), Some(Polled::AtEnd(ends)) if ends == [other]));
+    assert!(matches!(poll(&shared, &limits(9, 99)), Some(Polled::AtEnd(ends)) if ends == [other]));
     assert_eq!(batch(&shared, &limits(9, 99)).len(), 1);
-    assert!(matches!(shared.poll(&limits(9, 99), false), Some(Polled::AtEnd(ends)) if ends == [assignment]));
-    assert!(shared.poll(&limits(9, 99), false).is_none());
-    shared.accept(record(0, 1, b"x"));
+    assert!(matches!(poll(&shared, &limits(9, 99)), Some(Polled::AtEnd(ends)) if ends == [assignment]));
+    assert!(poll(&shared, &limits(9, 99)).is_none());
+    shared.accept([record(0, 1, b"x")]);
     assert!(!shared.stats().partitions[0].at_end);
     shared.reached_end(0, None);
     assert_eq!(batch(&shared, &limits(9, 99)).len(), 1);
-    assert!(matches!(shared.poll(&limits(9, 99), false), Some(Polled::AtEnd(_))));
+    assert!(matches!(poll(&shared, &limits(9, 99)), Some(Polled::AtEnd(_))));
+}
+
+/// Records of `partition`, 100 bytes of memory each.
+fn fill(shared: &Shared, partition: Partition, offsets: std::ops::Range<i64>) {
+    let value = vec![b'x'; 100 - RECORD_OVERHEAD];
+    shared.accept(offsets.map(|offset| record(partition, offset, &value)));
 }
 
 #[test]
-fn reading_pauses_above_the_mark_and_resumes_below_half_of_it() {
-    let shared = Shared::new(&options(10, 1 << 20));
+fn a_full_buffer_is_not_polled_for_until_something_is_taken_and_paused_when_that_takes_long() {
+    let shared = Shared::new(&options(400_000));
     start(&shared, 0, 0);
-    for offset in 0..10 {
-        shared.accept(record(0, offset, b"x"));
-    }
-    assert_eq!(shared.pressure(), None);
-    shared.accept(record(0, 10, b"x"));
-    assert_eq!(shared.pressure(), Some(Pressure::Pause(vec![0])));
-    assert_eq!(batch(&shared, &limits(5, 99)).len(), 5);
-    assert_eq!(shared.pressure(), None, "six are left, which is above half");
-    assert_eq!(batch(&shared, &limits(1, 99)).len(), 1);
-    assert_eq!(shared.pressure(), Some(Pressure::Resume(vec![0])));
-    assert_eq!(shared.pressure(), None);
+    let begun = Instant::now();
+    fill(&shared, 0, 0..4000);
+    assert_eq!(shared.pressure(begun), Pressure::default());
+    fill(&shared, 0, 4000..4001);
+    assert_eq!(shared.pressure(begun), Pressure { wait: true, ..Pressure::default() });
+    assert!(shared.stats().paused);
+    assert_eq!(batch(&shared, &limits(1, 999)).len(), 1);
+    assert_eq!(shared.pressure(begun), Pressure::default());
+    assert!(!shared.stats().paused);
+    fill(&shared, 0, 4001..4003);
+    assert!(shared.pressure(begun).wait && shared.pressure(begun + FULL / 2).wait);
+    assert_eq!(shared.pressure(begun + FULL), Pressure { pause: vec![0], ..Pressure::default() });
+    assert_eq!(shared.pressure(begun + FULL), Pressure::default(), "polling goes on, it is paused already");
+    assert_eq!(batch(&shared, &limits(1000, 999_999)).len(), 1000);
+    assert_eq!(shared.pressure(begun + FULL), Pressure::default(), "more than half is left");
+    assert_eq!(batch(&shared, &limits(1100, 999_999)).len(), 1100);
+    assert_eq!(shared.pressure(begun + FULL), Pressure { resume: vec![0], ..Pressure::default() });
+    assert!(!shared.stats().paused);
 }
 
 #[test]
-fn a_revoked_partition_takes_the_pause_along_that_it_caused() {
-    let shared = Shared::new(&options(10, 1 << 20));
+fn polling_goes_on_for_a_share_that_lacks_records_and_those_that_fill_the_buffer_are_paused() {
+    let shared = Shared::new(&options(400_000));
+    for partition in 0..2 {
+        start(&shared, partition, 0);
+    }
+    fill(&shared, 0, 0..4001);
+    let (begun, ask) = (Instant::now(), |index| Ask { share: Share { index, of: 2 }, limits: limits(10, 99) });
+    assert!(shared.pressure(begun).wait, "nobody asks for the other one");
+    assert!(matches!(shared.poll(&[ask(1)], begun), Answer::Later(None)));
+    assert_eq!(shared.pressure(begun), Pressure { pause: vec![0], ..Pressure::default() });
+    fill(&shared, 1, 0..1);
+    assert!(is_woken(&shared));
+    assert!(matches!(shared.poll(&[ask(1)], begun), Answer::Now(Polled::Batch(_))));
+    // It lacks more.
+    assert!(matches!(shared.poll(&[ask(1)], begun), Answer::Later(None)));
+    assert_eq!(shared.pressure(begun), Pressure::default());
+    // Read from elsewhere, the other one isn't paused any more: what the client is told with that.
+    let generation = shared.lock().lanes[&0].generation;
+    shared.position(Assignment { partition: 0, generation }, 7);
+    obey(&shared);
+    assert_eq!(shared.pressure(begun), Pressure::default());
+    assert!(!shared.stats().paused);
+}
+
+#[test]
+fn whoever_waits_for_room_is_woken_by_what_makes_some_and_by_wishes() {
+    let shared = Shared::new(&options(1000));
+    let waits = |act: &(dyn Fn() + Sync)| {
+        let next = shared.lock().lanes[&0].next.unwrap();
+        fill(&shared, 0, next..next + 20);
+        assert!(shared.pressure(Instant::now()).wait);
+        let begun = Instant::now();
+        std::thread::scope(|threads| {
+            let waiting = threads.spawn(|| shared.wait_for_room(Duration::from_secs(60)));
+            std::thread::sleep(Duration::from_millis(20));
+            act();
+            waiting.join().unwrap();
+        });
+        assert!(begun.elapsed() < Duration::from_secs(50));
+        shared.take_attention();
+    };
+    start(&shared, 0, 0);
+    waits(&|| drop(batch(&shared, &limits(100, 10_000))));
+    start(&shared, 1, 0);
+    waits(&|| shared.halt(1));
+    start(&shared, 3, 0);
+    waits(&|| {
+        let asks = [Ask { share: Share { index: 3, of: 4 }, limits: limits(9, 99) }];
+        shared.pressure(Instant::now());
+        assert!(matches!(shared.poll(&asks, Instant::now()), Answer::Later(_)));
+    });
+}
+
+#[test]
+fn a_revoked_partition_takes_the_pressure_along_that_it_made() {
+    let shared = Shared::new(&options(1000));
     start(&shared, 0, 0);
     start(&shared, 1, 0);
-    for offset in 0..11 {
-        shared.accept(record(0, offset, b"x"));
-    }
-    assert!(matches!(shared.pressure(), Some(Pressure::Pause(_))));
-    shared.take_attention();
+    fill(&shared, 0, 0..11);
+    assert!(shared.pressure(Instant::now()).wait);
     shared.revoked(&[0]);
-    assert!(shared.take_attention(), "nobody else would look at the pressure again");
-    assert_eq!(shared.pressure(), Some(Pressure::Resume(vec![1])));
+    assert_eq!(shared.pressure(Instant::now()), Pressure::default());
 }
 
 #[test]
@@ -202,7 +276,7 @@ fn trouble_is_reported_once_until_it_is_over() {
     shared.connected();
     shared.recovered();
     shared.trouble(down, Heals::WithConnection, error("down"));
-    let reports: Vec<_> = std::iter::from_fn(|| shared.poll(&limits(9, 99), false))
+    let reports: Vec<_> = std::iter::from_fn(|| poll(&shared, &limits(9, 99)))
         .map(|report| match report {
             Polled::Trouble(error) => error.what,
             other => format!("{other:?}"),
@@ -233,19 +307,19 @@ fn where_nobody_writes_the_end_is_asked_for_again_until_trouble_is_over() {
 fn marks_of_transactions_at_the_end_move_the_position_with_the_records_before_them_or_after_a_while_alone() {
     let shared = shared();
     start(&shared, 0, 0);
-    shared.accept(record(0, 0, b"a"));
+    shared.accept([record(0, 0, b"a")]);
     shared.reached_end(0, Some(2));
     let taken = batch(&shared, &limits(10, 1000));
     assert_eq!((taken.chunks[0].range().from, taken.chunks[0].range().to, taken.len()), (0, 2, 1));
     // Nothing but marks: not at once, as records may follow.
     shared.reached_end(0, Some(5));
-    assert!(!matches!(shared.poll(&limits(10, 1000), true), Some(Polled::Batch(_))));
+    assert!(!matches!(poll(&shared, &limits(10, 1000)), Some(Polled::Batch(_))));
     std::thread::sleep(PASSED);
     let taken = batch(&shared, &limits(10, 1000));
     assert_eq!((taken.chunks[0].range().from, taken.chunks[0].range().to, taken.len()), (2, 5, 0));
     // Records take it along.
     shared.reached_end(0, Some(6));
-    shared.accept(record(0, 6, b"b"));
+    shared.accept([record(0, 6, b"b")]);
     let taken = batch(&shared, &limits(10, 1000));
     assert_eq!((taken.chunks[0].range().from, taken.chunks[0].range().to, taken.len()), (5, 7, 1));
 }
@@ -257,12 +331,12 @@ fn a_record_larger_than_a_batch_comes_alone_and_starves_nobody() {
         start(&shared, partition, 0);
     }
     let large = vec![0; 500];
-    shared.accept(record(0, 0, &large));
+    shared.accept([record(0, 0, &large)]);
     for offset in 0..40 {
-        shared.accept(record(1, offset, b"0123456789"));
+        shared.accept([record(1, offset, b"0123456789")]);
     }
     let mut seen = Vec::new();
-    while shared.has_records() {
+    while has_records(&shared) {
         let batch = batch(&shared, &limits(100, 100));
         assert!(batch.byte_len() <= 100 || batch.len() == 1);
         seen.extend(batch.records().map(|record| record.partition));
@@ -346,7 +420,7 @@ proptest! {
                     let Some(next) = client.get_mut(&partition) else { continue };
                     for _ in 0..count {
                         *next += gap;
-                        shared.accept(record(partition, *next, &vec![b'x'; (*next % 17) as usize]));
+                        shared.accept([record(partition, *next, &vec![b'x'; (*next % 17) as usize])]);
                         *next += 1;
                     }
                 }
@@ -357,11 +431,11 @@ proptest! {
                 }
                 Step::Take(events, bytes) => {
                     shared.lock().reports.clear();
-                    if !shared.has_records() {
+                    if !has_records(&shared) {
                         continue;
                     }
                     let batch = loop {
-                        match shared.poll(&limits(events, bytes), true) {
+                        match poll(&shared, &limits(events, bytes)) {
                             Some(Polled::Batch(batch)) => break batch,
                             // Partitions that have just come to their end are told of first.
                             told => prop_assert!(matches!(told, Some(Polled::AtEnd(_))), "{told:?}"),
@@ -379,10 +453,10 @@ proptest! {
                     }
                 }
             }
-            let state = shared.lock();
-            let chunks = || state.lanes.values().flat_map(|lane| &lane.segments);
-            prop_assert_eq!(state.events, chunks().map(Chunk::len).sum::<usize>());
-            prop_assert_eq!(state.bytes, chunks().map(|chunk| chunk.byte_len() + chunk.len() * RECORD_OVERHEAD).sum::<usize>());
+            for lane in shared.lock().lanes.values() {
+                prop_assert_eq!(lane.events, lane.segments.iter().map(Chunk::len).sum::<usize>());
+                prop_assert_eq!(lane.bytes, lane.segments.iter().map(Chunk::byte_len).sum::<usize>());
+            }
         }
     }
     // Proves: P3
@@ -393,7 +467,7 @@ proptest! {
         large in proptest::option::of(0usize..60),
         takes in proptest::collection::vec((1usize..20, 1usize..400), 1..8),
     ) {
-        let shared = Shared::new(&options(1_000_000, 1 << 30));
+        let shared = Shared::new(&options(1 << 30));
         for partition in 0..3 {
             start(&shared, partition, 0);
         }
@@ -413,14 +487,14 @@ proptest! {
                 value: value.as_deref(),
                 headers: if number % 3 == 0 { br#"[["a",null]]"# } else { b"" },
             };
-            shared.accept(raw);
+            shared.accept([raw]);
             // A repeat, as after a reconnection.
-            shared.accept(raw);
+            shared.accept([raw]);
             written.push(owned(&raw));
         }
         let mut handed = Vec::new();
         for (events, bytes) in takes.iter().cycle() {
-            if !shared.has_records() {
+            if !has_records(&shared) {
                 break;
             }
             handed.extend(batch(&shared, &limits(*events, *bytes)).records().map(|record| owned(&record)));
@@ -429,6 +503,149 @@ proptest! {
         handed.sort_by_key(|record| (record.0, record.1));
         prop_assert!(written == handed, "{} records went in, {} came out", written.len(), handed.len());
     }
+}
+
+/// What happens while the loop asks for batches of two shares of four partitions.
+#[derive(Debug, Clone)]
+enum Turn {
+    Records(Partition, usize),
+    End(Partition),
+    Revoke(Partition),
+    /// Milliseconds.
+    Pass(u64),
+    /// The loop asks for these shares anew, whatever it has waited for.
+    Ask(bool, bool, usize),
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        6 => (0..4, 1usize..12).prop_map(|(partition, count)| Turn::Records(partition, count)),
+        1 => (0..4).prop_map(Turn::End),
+        1 => (0..4).prop_map(Turn::Revoke),
+        3 => (0u64..8).prop_map(Turn::Pass),
+        6 => (any::<bool>(), any::<bool>(), 1usize..15).prop_map(|(even, odd, events)| Turn::Ask(even, odd, events)),
+    ]
+}
+
+/// Whether the loop would be woken; takes the wake-up.
+fn is_woken(shared: &Shared) -> bool {
+    use futures::FutureExt;
+    shared.wake.notified().now_or_never().is_some()
+}
+
+proptest! {
+    // Proves: P3
+    #[test]
+    fn whoever_waits_for_some_partitions_is_woken_for_those_alone_and_never_missed(
+        turns in proptest::collection::vec(turn(), 1..80)
+    ) {
+        let shared = shared();
+        let mut next = BTreeMap::new();
+        let mut taken: BTreeMap<Partition, i64> = BTreeMap::new();
+        for partition in 0..4 {
+            start(&shared, partition, 0);
+            next.insert(partition, 0i64);
+            taken.insert(partition, 0);
+        }
+        let share = |index| Share { index, of: 2 };
+        let mut now = Instant::now();
+        // What the loop waits for and until when, while it does.
+        let mut waiting: Option<(Vec<Ask>, Option<Instant>)> = None;
+        let mut asks: Vec<Ask> = Vec::new();
+        for turn in turns {
+            match turn {
+                Turn::Records(partition, count) => {
+                    let Some(next) = next.get_mut(&partition) else { continue };
+                    shared.accept((*next..*next + count as i64).map(|offset| record(partition, offset, b"x")));
+                    *next += count as i64;
+                }
+                Turn::End(partition) => shared.reached_end(partition, None),
+                Turn::Revoke(partition) => {
+                    shared.revoked(&[partition]);
+                    next.remove(&partition);
+                }
+                Turn::Pass(milliseconds) => now += Duration::from_millis(milliseconds),
+                Turn::Ask(even, odd, max_events) => {
+                    let wanted = [(even, 0), (odd, 1)].into_iter().filter(|(wanted, _)| *wanted);
+                    asks = wanted.map(|(_, index)| Ask { share: share(index), limits: limits(max_events, 1000) }).collect();
+                    // It asks at once, whether it was woken or not.
+                    waiting = Some((asks.clone(), Some(now)));
+                }
+            }
+            let Some((_, until)) = waiting.take() else { continue };
+            let woken = is_woken(&shared);
+            match shared.poll(&asks, now) {
+                Answer::Later(due) => {
+                    prop_assert!(
+                        woken || until.is_some_and(|until| until <= now) || due == until,
+                        "nobody told the loop that there is something at {due:?}, it sleeps until {until:?}"
+                    );
+                    waiting = Some((asks.clone(), due));
+                }
+                Answer::Now(polled) => {
+                    prop_assert!(woken || until.is_some_and(|until| until <= now), "the loop sleeps on: {polled:?}");
+                    if let Polled::Batch(batch) = polled {
+                        let of = batch.chunks[0].partition % 2;
+                        prop_assert!(batch.chunks.iter().all(|chunk| chunk.partition % 2 == of), "of one share");
+                        let ask = asks.iter().find(|ask| ask.share == share(of)).expect("it was asked for");
+                        prop_assert!(!batch.is_empty() && batch.len() <= ask.limits.max_events);
+                        for chunk in &batch.chunks {
+                            prop_assert_eq!(taken.insert(chunk.partition, chunk.to), Some(chunk.from));
+                        }
+                    }
+                }
+            }
+        }
+        // Nothing is lost by having been asked for in whatever way: all of what is still ours comes.
+        while has_records(&shared) {
+            now += Duration::from_secs(1);
+            let asks = [0, 1].map(|index| Ask { share: share(index), limits: limits(5, 1000) });
+            if let Answer::Now(Polled::Batch(batch)) = shared.poll(&asks, now) {
+                for chunk in &batch.chunks {
+                    prop_assert_eq!(taken.insert(chunk.partition, chunk.to), Some(chunk.from));
+                }
+            }
+        }
+        for (partition, next) in next {
+            prop_assert_eq!(taken[&partition], next);
+        }
+    }
+}
+
+#[test]
+fn an_event_after_a_quiet_while_is_handed_over_at_once_and_those_right_after_it_wait_for_each_other() {
+    let shared = shared();
+    start(&shared, 0, 0);
+    let (begun, wait) = (Instant::now(), Duration::from_millis(5));
+    let asks = [Ask::any(limits(3, 1000))];
+    shared.accept([record(0, 0, b"x")]);
+    assert!(matches!(shared.poll(&asks, begun), Answer::Now(Polled::Batch(batch)) if batch.len() == 1));
+    shared.accept([record(0, 1, b"x")]);
+    assert!(matches!(shared.poll(&asks, begun), Answer::Later(Some(due)) if due == begun + wait));
+    shared.accept([record(0, 2, b"x")]);
+    assert!(matches!(shared.poll(&asks, begun + wait), Answer::Now(Polled::Batch(batch)) if batch.len() == 2));
+    // A full one doesn't wait.
+    shared.accept((3..6).map(|offset| record(0, offset, b"x")));
+    assert!(matches!(shared.poll(&asks, begun + wait), Answer::Now(Polled::Batch(batch)) if batch.len() == 3));
+}
+
+#[test]
+fn of_two_shares_that_are_ready_the_one_that_has_waited_longer_comes_first() {
+    let shared = shared();
+    let mut seen = Vec::new();
+    for partition in 0..2 {
+        start(&shared, partition, 0);
+        shared.accept((0..10).map(|offset| record(partition, offset, b"x")));
+    }
+    let asks = [0, 1].map(|index| Ask { share: Share { index, of: 2 }, limits: limits(3, 1000) });
+    let begun = Instant::now();
+    for step in 0..6 {
+        let Answer::Now(Polled::Batch(batch)) = shared.poll(&asks, begun + Duration::from_millis(step)) else {
+            panic!()
+        };
+        seen.push(batch.chunks[0].partition);
+    }
+    assert_eq!(seen, [0, 1, 0, 1, 0, 1]);
 }
 
 type Owned = (Partition, i64, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>);

@@ -1,0 +1,100 @@
+//! How much the next batch of a lane may hold: pure arithmetic over what the last ones took.
+//!
+//! In: what each batch held and how long each half of the road needed for it. Out: limits for the next one. A large batch costs less
+//! per event (statements, the commit, versions of one key that fall together before they reach the server) but nobody sees any of
+//! it before all of it is committed. So a batch may take a part of the time that the backlog has lasted so far: the first ones are
+//! over within milliseconds, whoever looks at any time sees most of what could be there, and after seconds batches are as large as
+//! [`LONGEST`] allows. How many events that is follows from the measured time per event alone: a server that becomes slow gets
+//! small transactions, a fast one large ones.
+
+use std::time::Duration;
+
+use crate::source::BatchLimits;
+
+/// Before anything has been measured.
+const FIRST_EVENTS: usize = 1_000;
+/// A batch may take this long whenever there is a backlog.
+const SHORTEST: Duration = Duration::from_millis(50);
+/// ... and no longer than this.
+const LONGEST: Duration = Duration::from_secs(1);
+/// Which part of the time that the backlog has lasted a batch may take.
+const PART: u32 = 4;
+/// By how much a batch may be larger than the one before it: what is measured at one size says little about a much larger one.
+const GROWTH: usize = 4;
+/// A batch so much smaller than its limits says nothing about large ones: it is the fixed costs that are measured then.
+const TELLING: usize = 4;
+
+/// The pace of one lane.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    most: BatchLimits,
+    /// Events of the next batch.
+    events: usize,
+    /// Seconds per event, as far as measured.
+    per_event: Option<f64>,
+    /// How long there has been a backlog: the sum over full batches since the last one that wasn't.
+    backlog: Duration,
+}
+
+/// What became of one batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    pub events: usize,
+    pub bytes: usize,
+    /// What it was taken with: tells whether more was waiting.
+    pub limits: BatchLimits,
+    /// Decoding, models, staging: what goes on beside another batch's transaction.
+    pub preparing: Duration,
+    /// From the first statement to the commit.
+    pub transaction: Duration,
+}
+
+impl Pass {
+    /// Whether the limits ended the batch rather than a lack of records. Bytes may fall short of the limit by a record.
+    fn was_full(&self) -> bool {
+        self.events >= self.limits.max_events || self.bytes >= self.limits.max_bytes - self.limits.max_bytes / 8
+    }
+
+    /// How long the lane was occupied: the two halves run side by side on successive batches.
+    fn occupied(&self) -> Duration {
+        self.preparing.max(self.transaction)
+    }
+}
+
+impl Pace {
+    /// `most` is what the configuration allows; `max_wait` is passed on.
+    pub fn new(most: BatchLimits) -> Self {
+        Self { events: FIRST_EVENTS.min(most.max_events), most, per_event: None, backlog: Duration::ZERO }
+    }
+
+    /// Of the next batch.
+    pub fn limits(&self) -> BatchLimits {
+        BatchLimits { max_events: self.events, ..self.most }
+    }
+
+    /// Learns from a batch that was applied.
+    pub fn note(&mut self, pass: &Pass) {
+        let full = pass.was_full();
+        self.backlog = if full { self.backlog + pass.occupied() } else { Duration::ZERO };
+        if full || pass.events.saturating_mul(TELLING) >= self.events {
+            let measured = pass.occupied().as_secs_f64() / pass.events.max(1) as f64;
+            // At once where it became slower, with half the weight where faster: one stall must not be forgotten in the next batch.
+            self.per_event = Some(self.per_event.map_or(measured, |known| measured.max((measured + known) / 2.0)));
+        }
+        let allowed = (self.backlog / PART).clamp(SHORTEST, LONGEST).as_secs_f64();
+        let fitting = self.per_event.map_or(self.events, |per_event| events_in(allowed, per_event));
+        let grown = pass.events.max(self.events.min(FIRST_EVENTS)).saturating_mul(GROWTH);
+        self.events = fitting.min(grown).clamp(1, self.most.max_events.max(1));
+    }
+}
+
+/// How many events at `per_event` seconds fit into `seconds`.
+fn events_in(seconds: f64, per_event: f64) -> usize {
+    if per_event <= 0.0 {
+        return usize::MAX;
+    }
+    (seconds / per_event) as usize
+}
+
+#[cfg(test)]
+mod tests;
