@@ -144,8 +144,13 @@ async fn start_servers() -> Vec<(String, PrivateServer)> {
         ("mariadb", "MariaDB", Flavour::MariaDb, "--innodb-log-file-size=2G"),
     ] {
         if wanted.split(',').any(|wanted| wanted == word) {
-            let options: Vec<&str> = SERVER_OPTIONS.into_iter().chain([log]).collect();
-            started.push((name.to_owned(), servers::start_private(flavour, &options).await));
+            let home = servers::scratch(word);
+            // A MariaDB server that starts removes the temporary tables of all others that share its directory for them.
+            let temporary = home.path().join("tmp");
+            std::fs::create_dir(&temporary).unwrap();
+            let temporary = format!("--tmpdir={}", temporary.display());
+            let options: Vec<&str> = SERVER_OPTIONS.into_iter().chain([log, temporary.as_str()]).collect();
+            started.push((name.to_owned(), servers::start_private_in(flavour, home, &options).await));
         }
     }
     started

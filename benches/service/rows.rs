@@ -105,8 +105,8 @@ impl Backlog {
         let (run, reference) = (&pair.run, &pair.reference);
         let us = |seconds: f64, rows: f64| seconds / rows.max(1.0) * 1e6;
         println!(
-            "   {}: {} events/s, {} rows/s in {:.1} s beside {} rows/s ({} and {}); us of processor per event: service {:.1}, broker {:.1}; per row: \
-             server {:.1} beside {:.1}; {:.0} events per transaction; {:.0} MiB; adopted after {:.1} s; load {}",
+            "   {}: {} events/s, {} rows/s in {:.1} s beside {} rows/s ({} and {}); us of processor per event: service {:.1}, broker {:.1}, \
+             server {:.1}; of the reference per row: {:.1}; {:.0} events per transaction; {:.0} MiB; adopted after {:.1} s; load {}",
             self.load.name,
             short(run.events_per_second()),
             short(run.rows_per_second()),
@@ -116,7 +116,7 @@ impl Backlog {
             short(second.rate()),
             us(run.usage.service, run.events),
             us(run.usage.broker, run.events),
-            us(run.usage.server, run.rows),
+            us(run.usage.server, run.events),
             us(reference.server, reference.rows),
             run.events / run.transactions.max(1.0),
             run.peak_mib,
