@@ -81,13 +81,10 @@ impl Load {
             }
             return Wanted::Users(Box::new(fold.into_expected()));
         }
-        let mut newest: HashMap<String, (String, OwnedRecord)> = HashMap::new();
-        for record in self.records() {
-            // These loads are orderly: the last event is the newest.
-            let key = String::from_utf8(record.key.clone().unwrap()).unwrap();
-            newest.insert(key.clone(), (key, record));
-        }
-        let rows = newest.into_values().filter_map(|(_, record)| self.shape.change(&record).row);
+        // These loads are orderly: a key's last event is its newest.
+        let newest: HashMap<Option<Vec<u8>>, OwnedRecord> =
+            self.records().map(|record| (record.key.clone(), record)).collect();
+        let rows = newest.into_values().filter_map(|record| self.shape.change(&record).row);
         let (rows, sum) = digest(rows);
         Wanted::Rows(rows, sum)
     }
@@ -168,7 +165,7 @@ impl Records<'_> {
             (user.there, user.newest_ms) = (false, now_ms);
             return (number, 'd', before, None, now_ms);
         }
-        if user.changes > 0 && dice < delete + late {
+        if user.changes > 0 && (delete..delete + late).contains(&dice) {
             return (number, 'u', before, image(user.changes + 500), user.newest_ms - back_ms);
         }
         let (op, before) = if user.there { ('u', before) } else { ('c', None) };

@@ -1,7 +1,7 @@
 //! The proof of speed: the program itself, on a real Kafka broker and real MySQL and MariaDB servers, beside the server's own merge.
 //!
 //! `make bench` runs all of it and writes docs/performance.md. `ONLY=backlog,creates,..` picks rows, `SERVERS=mysql` a server,
-//! `SCALE=0.1` makes every load smaller, `REPEAT=5` sets the number of runs of the short ones, `FULL=1` adds the long ones. Nothing is
+//! `CLIFFS=columns,hot` some of the cliffs, `SCALE=0.1` makes every load smaller, `REPEAT=5` sets the number of runs of the short ones, `FULL=1` adds the long ones. Nothing is
 //! written unless all rows ran at full size. `BENCH_JSON` names a file with figures of the micro-benches that are merged into the table.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails by panicking")]
@@ -75,7 +75,9 @@ impl Wish {
 
     /// Whether nothing was left out.
     fn is_whole(&self) -> bool {
-        ROWS.iter().all(|row| self.wants(row)) && self.scale >= 1.0 && std::env::var_os("SERVERS").is_none()
+        ROWS.iter().all(|row| self.wants(row))
+            && self.scale >= 1.0
+            && ["SERVERS", "CLIFFS"].iter().all(|name| std::env::var_os(name).is_none())
     }
 
     /// `events` at full size.
@@ -92,11 +94,14 @@ pub struct Bench {
     pub figures: Vec<Figure>,
     pub stations: Vec<(String, [f64; 3], usage::Usage, f64)>,
     pub profiles: Vec<profile::Profile>,
+    /// Load averages when figures came in.
+    pub loads: Vec<f64>,
 }
 
 impl Bench {
     pub fn add(&mut self, figure: Figure) {
         figure.say();
+        self.loads.push(usage::load_average());
         self.figures.push(figure);
     }
 }
@@ -112,6 +117,7 @@ fn main() {
             figures: Vec::new(),
             stations: Vec::new(),
             profiles: Vec::new(),
+            loads: Vec::new(),
             wish,
         };
         rows::measure(&mut bench).await;
@@ -138,8 +144,13 @@ async fn start_servers() -> Vec<(String, PrivateServer)> {
         ("mariadb", "MariaDB", Flavour::MariaDb, "--innodb-log-file-size=2G"),
     ] {
         if wanted.split(',').any(|wanted| wanted == word) {
-            let options: Vec<&str> = SERVER_OPTIONS.into_iter().chain([log]).collect();
-            started.push((name.to_owned(), servers::start_private(flavour, &options).await));
+            let home = servers::scratch(word);
+            // A MariaDB server that starts removes the temporary tables of all others that share its directory for them.
+            let temporary = home.path().join("tmp");
+            std::fs::create_dir(&temporary).unwrap();
+            let temporary = format!("--tmpdir={}", temporary.display());
+            let options: Vec<&str> = SERVER_OPTIONS.into_iter().chain([log, temporary.as_str()]).collect();
+            started.push((name.to_owned(), servers::start_private_in(flavour, home, &options).await));
         }
     }
     started

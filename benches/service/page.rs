@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::figure::{Figure, short, table};
+use crate::figure::{Figure, median, percentile, short, table};
 use crate::{Bench, SERVER_OPTIONS};
 
 const BEGIN: &str = "<!-- figures: written by make bench -->\n";
@@ -87,7 +87,7 @@ fn machine(bench: &Bench, took: Duration) -> String {
          - servers: {}; Apache Kafka 4.1.0, one node, `-Xmx1g`\n\
          - settings: `{}`, redo log of 2 GiB, data on disk, TCP over loopback without TLS; the service as shipped\n\
          - {}, this crate at opt-level 3, allocator mimalloc\n\
-         - median of {} runs where there is a spread, else one run\n",
+         - median of {} runs where there is a spread, else one run; load average {:.1} (up to {:.1}), the measurement's own load included\n",
         took.as_secs_f64() / 60.0,
         cores,
         line(&read("/proc/cpuinfo"), "model name"),
@@ -97,6 +97,8 @@ fn machine(bench: &Bench, took: Duration) -> String {
         SERVER_OPTIONS.join(" "),
         said("rustc", &["--version"]),
         bench.wish.repeat,
+        median(&bench.loads),
+        percentile(&bench.loads, 100.0),
     )
 }
 

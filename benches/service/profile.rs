@@ -12,9 +12,9 @@ use crate::process::Running;
 use crate::run::{Service, Variant};
 
 /// Samples per second and thread. No multiple of anything that happens regularly.
-const FREQUENCY: &str = "397";
+const FREQUENCY: &str = "199";
 /// Bytes of stack that a sample carries along.
-const STACK: &str = "dwarf,8192";
+const STACK: &str = "dwarf,16384";
 
 /// Shares of the samples, largest first; they sum up to 100.
 pub struct Profile {
@@ -25,23 +25,34 @@ pub struct Profile {
     pub samples: usize,
 }
 
-/// Station, and what the names of its functions hold; the first rule that fits a function decides.
-const RULES: [(&str, &[&str]); 11] = [
-    ("allocator", &["mi_", "_mi_", "malloc", "realloc", "calloc"]),
-    ("kafka client", &["rd_kafka", "rdkafka", "rd_buf", "rd_slice", "rd_crc32", "ZSTD", "inflate", "LZ4"]),
+/// Station, and how the names of its functions begin; the first rule that fits a function decides.
+type Rules = [(&'static str, &'static [&'static str])];
+
+/// Of the innermost function: whoever allocates, it is the allocator's time.
+const ALLOCATOR: &Rules =
+    &[("allocator", &["mi_", "_mi_", "malloc", "realloc", "calloc", "cfree", "__rust_alloc", "__rust_dealloc"])];
+
+/// Of the innermost function that is ours or of a client library: what libraries do is done for whoever called them.
+const OURS: &Rules = &[
+    ("kafka client", &["rd_kafka", "rdkafka", "rd_buf", "rd_slice", "rd_crc32", "ZSTD", "HUF_", "inflate", "LZ4"]),
     ("source", &["afterimage::source", "afterimage::record"]),
     ("decode", &["afterimage::decode", "afterimage::json", "afterimage::schema"]),
-    ("sink: staging", &["afterimage::sink::encode", "afterimage::sink::stage"]),
+    ("sink: encoding", &["afterimage::sink::encode", "afterimage::sink::stage"]),
     ("mysql client", &["mysql_async", "mysql_common", "afterimage::sink::session"]),
     ("sink: rest", &["afterimage::sink"]),
-    ("sql", &["afterimage::sql", "datafusion", "arrow", "parquet"]),
+    ("sql", &["afterimage::sql"]),
     ("loop", &["afterimage::pipeline", "afterimage::hold", "afterimage::work"]),
-    ("log", &["tracing"]),
-    ("runtime", &["tokio", "mio", "futures"]),
 ];
+
+/// Where no function of ours is on the stack.
+const LIBRARIES: &Rules = &[("sql", &["datafusion", "arrow"]), ("log", &["tracing"]), ("runtime", &["tokio", "mio"])];
 
 /// A backlog of changes on each server, profiled from adoption to the end.
 pub async fn measure(bench: &mut Bench) {
+    if Command::new("perf").arg("--version").output().is_err() {
+        println!("-- no profile: there is no perf (Debian: apt-get install linux-perf)");
+        return;
+    }
     let events = bench.wish.events(1_000_000);
     let what = Events::Changes { users: events * 3 / 10, delete: 0.05, late: 0.01 };
     let load = Load::users("profile", what, events);
@@ -78,16 +89,13 @@ fn record(running: &Running, file: &std::path::Path) -> std::process::Child {
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()
-        .unwrap_or_else(|error| panic!("perf is needed for a profile: {error}"))
+        .unwrap()
 }
 
 /// Reads a recording; `None` where it holds nothing.
 fn fold(file: &std::path::Path, what: String) -> Option<Profile> {
-    let script = Command::new("perf")
-        .args(["script", "--no-inline", "-F", "comm,ip,sym", "-i"])
-        .arg(file)
-        .output()
-        .unwrap_or_else(|error| panic!("perf is needed for a profile: {error}"));
+    let script =
+        Command::new("perf").args(["script", "--no-inline", "-F", "comm,ip,sym", "-i"]).arg(file).output().unwrap();
     let text = String::from_utf8_lossy(&script.stdout);
     let (mut stations, mut hottest) = (BTreeMap::<&str, usize>::new(), BTreeMap::<String, usize>::new());
     let mut samples = 0;
@@ -118,14 +126,22 @@ fn fold(file: &std::path::Path, what: String) -> Option<Profile> {
 }
 
 fn station(thread: &str, stack: &[&str]) -> &'static str {
-    // The innermost function decides between allocating and everything else.
-    let rule = |name: &str| RULES.iter().find(|(_, parts)| parts.iter().any(|part| name.contains(part)));
-    let found = stack.iter().find_map(|name| rule(name)).map(|(station, _)| *station);
-    match found {
-        Some(station) => station,
-        None if thread.starts_with("rdk") => "kafka client",
-        None => "other",
-    }
+    let by = |rules: &'static Rules, stack: &[&str]| {
+        let of = |name: &&str| {
+            // `<afterimage::sql::engine::Engine as ..>::evaluate`
+            let name = name.trim_start_matches(['<', '&', '(']);
+            rules
+                .iter()
+                .find(|(_, begins)| begins.iter().any(|begin| name.starts_with(begin)))
+                .map(|(station, _)| *station)
+        };
+        stack.iter().find_map(of)
+    };
+    by(ALLOCATOR, &stack[..1])
+        .or_else(|| by(OURS, stack))
+        .or_else(|| thread.starts_with("rdk").then_some("kafka client"))
+        .or_else(|| by(LIBRARIES, stack))
+        .unwrap_or("other")
 }
 
 /// Without hash and type parameters.

@@ -13,6 +13,7 @@ use crate::load::{Events, Load, Wanted};
 use crate::reference::{Merged, Reference};
 use crate::run::{Run, Service, Variant, knows_lanes};
 use crate::shape::Shape;
+use crate::usage::load_average;
 use crate::{Bench, latency, produce, profile};
 
 /// Batches of the reference where no run has told yet what the service makes of the load.
@@ -104,8 +105,8 @@ impl Backlog {
         let (run, reference) = (&pair.run, &pair.reference);
         let us = |seconds: f64, rows: f64| seconds / rows.max(1.0) * 1e6;
         println!(
-            "   {}: {} events/s, {} rows/s in {:.1} s beside {} rows/s ({} and {}); us of processor per event: service {:.1}, broker {:.1}; per row: \
-             server {:.1} beside {:.1}; {:.0} events per transaction; {:.0} MiB; adopted after {:.1} s; load {}",
+            "   {}: {} events/s, {} rows/s in {:.1} s beside {} rows/s ({} and {}); us of processor per event: service {:.1}, broker {:.1}, \
+             server {:.1}; of the reference per row: {:.1}; {:.0} events per transaction; {:.0} MiB; adopted after {:.1} s; load {}",
             self.load.name,
             short(run.events_per_second()),
             short(run.rows_per_second()),
@@ -115,7 +116,7 @@ impl Backlog {
             short(second.rate()),
             us(run.usage.service, run.events),
             us(run.usage.broker, run.events),
-            us(run.usage.server, run.rows),
+            us(run.usage.server, run.events),
             us(reference.server, reference.rows),
             run.events / run.transactions.max(1.0),
             run.peak_mib,
@@ -124,11 +125,6 @@ impl Backlog {
         );
         pair
     }
-}
-
-fn load_average() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// A row's figure from its runs.
@@ -362,7 +358,10 @@ async fn cliffs(bench: &mut Bench) {
         plain("late events only", Events::Late),
     ];
     let servers = if bench.wish.full { bench.servers.len() } else { bench.servers.len().min(1) };
-    for (mut load, variant) in loads {
+    let wanted = std::env::var("CLIFFS").unwrap_or_default();
+    for (mut load, variant) in
+        loads.into_iter().filter(|(load, _)| wanted.split(',').any(|word| load.name.contains(word)))
+    {
         if load.shape != Shape::Users {
             load.what = Events::Changes { users: load.events / 2, delete: 0.05, late: 0.0 };
         }

@@ -50,9 +50,16 @@ pub struct Run {
 }
 
 impl Run {
-    /// Events applied until `at` seconds after adoption.
+    /// Events applied until `at` seconds after adoption; of the batch that was under way then, its share.
     pub fn events_until(&self, at: f64) -> f64 {
-        self.seen.iter().take_while(|seen| seen.at <= at).last().map_or(0.0, |seen| seen.events)
+        let (mut before, mut done) = (0.0, 0.0);
+        for seen in &self.seen {
+            if seen.at > at {
+                return done + (seen.events - done) * (at - before) / (seen.at - before);
+            }
+            (before, done) = (seen.at, seen.events);
+        }
+        done
     }
 
     /// Resident MiB once `events` were applied.

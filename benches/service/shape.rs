@@ -191,7 +191,10 @@ impl Shape {
         let pipeline = self.pipeline();
         workspace.write(&format!("schemas/{pipeline}/1.json"), &schema);
         workspace.write(&format!("queries/{pipeline}/changes.sql"), &changes);
-        workspace.write(&format!("queries/{pipeline}/accepted.sql"), "SELECT * FROM changes\n");
+        let enriched = "SELECT *, CAST(NULL AS VARCHAR) AS _error FROM changes\n";
+        workspace.write(&format!("queries/{pipeline}/enriched.sql"), enriched);
+        let accepted = "SELECT * EXCEPT (_error) FROM enriched WHERE _error IS NULL\n";
+        workspace.write(&format!("queries/{pipeline}/accepted.sql"), accepted);
         workspace.write(&format!("queries/{pipeline}/latest.sql"), &latest);
     }
 

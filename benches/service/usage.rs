@@ -16,6 +16,12 @@ pub fn memory_mib(pid: u32, line: &str) -> f64 {
     found.trim().trim_end_matches(" kB").parse::<f64>().map_or(0.0, |kib| kib / 1024.0)
 }
 
+/// Of the machine, over the last minute.
+pub fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0)
+}
+
 /// Of one run: processor seconds of the service, the server and the broker.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
