@@ -7,9 +7,8 @@ use rdkafka::message::{BorrowedHeaders, Headers};
 
 const MARK: &str = "base64:";
 
-/// Writes `headers` into `out`, which is cleared first.
+/// Appends `headers` to `out`.
 pub(super) fn write(headers: &BorrowedHeaders, out: &mut Vec<u8>) {
-    out.clear();
     write_pairs(headers.iter().map(|header| (header.key, header.value)), out);
 }
 
