@@ -2,14 +2,20 @@
 //! that keeps nothing in columns) and a plain check that the bytes are JSON (the floor).
 //!
 //! `cargo bench --bench decode`, or `cargo bench --profile dev --bench decode` to reuse the build of the tests. One thread, medians
-//! of wall time; read the ratios, the absolute figures depend on the machine.
+//! of wall time; read the ratios, the absolute figures depend on the machine. Figures go to `BENCH_JSON`, one JSON object a line, where
+//! that names a file.
 
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use afterimage::decode::{DecodeOptions, Decoder, TimestampUnit};
 use afterimage::record::RawRecord;
 use afterimage::schema::SourceSchema;
+
+/// As in the program itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BASE_MS: i64 = 1_700_000_000_000;
 /// Time spent per figure.
@@ -35,16 +41,17 @@ fn main() {
                     max_future_skew: Duration::from_secs(3600),
                 },
             );
-            report(&format!("decoder{label}"), &payloads, || {
+            let decoded = report(&format!("decoder{label}"), &payloads, || {
                 let decoded = decoder.decode(records(&payloads)).ok();
                 decoded.map_or(0, |decoded| decoded.events.num_rows() + decoded.refused.len())
             });
-            report(&format!("serde_json::Value{label}"), &payloads, || {
+            let parsed = report(&format!("serde_json::Value{label}"), &payloads, || {
                 payloads.iter().map(|payload| usize::from(value(payload).is_some_and(|value| value.is_object()))).sum()
             });
             report(&format!("JSON check only{label}"), &payloads, || {
                 payloads.iter().map(|payload| usize::from(check(payload))).sum()
             });
+            figure(&format!("decode: batches of {events}{label}"), decoded, decoded / parsed);
         }
     }
 }
@@ -68,8 +75,20 @@ fn records(payloads: &[Vec<u8>]) -> impl Iterator<Item = RawRecord<'_>> {
     })
 }
 
-/// Prints the median rate of `run` over `payloads`.
-fn report(method: &str, payloads: &[Vec<u8>], mut run: impl FnMut() -> usize) {
+/// Notes a rate beside that of `serde_json::Value`.
+fn figure(what: &str, value: f64, ratio: f64) {
+    let Some(path) = std::env::var_os("BENCH_JSON") else { return };
+    let (unit, reference) = ("events/s", "serde_json::Value per event");
+    let line =
+        serde_json::json!({ "what": what, "value": value, "unit": unit, "reference": reference, "ratio": ratio });
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
+        eprintln!("{what} isn't noted: {error}");
+    }
+}
+
+/// Prints and yields the median rate of `run` over `payloads`, in events per second.
+fn report(method: &str, payloads: &[Vec<u8>], mut run: impl FnMut() -> usize) -> f64 {
     let bytes: usize = payloads.iter().map(Vec::len).sum();
     let mut times = Vec::new();
     let started = Instant::now();
@@ -82,6 +101,7 @@ fn report(method: &str, payloads: &[Vec<u8>], mut run: impl FnMut() -> usize) {
     let median = times.get(times.len() / 2).map_or(f64::NAN, Duration::as_secs_f64);
     let (events_per_s, mb_per_s) = (payloads.len() as f64 / median, bytes as f64 / median / 1e6);
     println!("{method:<34} {:>8} {events_per_s:>14.0} {mb_per_s:>10.0}", payloads.len());
+    events_per_s
 }
 
 /// `events` changes of users, about 290 bytes each; every `bad_share`-th lacks its key, if not 0.

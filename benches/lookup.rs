@@ -1,11 +1,14 @@
-//! Lookups: what loading one costs in time and memory, from each source, and what a batch's join with one costs by its size.
+//! Lookups: what loading one costs in time and memory, from each source, and what a batch costs by the lookup's size.
 //!
 //! Loading runs in a process of its own per source: the growth of its resident memory at the peak, over the rows' Arrow bytes, is the
-//! figure that is promised to stay below 2. Joins run through the shipped models, by the lookup's index and, where the SQL is worded so
-//! that the index can't be used, by the planner's own hash join; the ratio of the two sizes says whether the cost follows the lookup.
+//! figure that is promised to stay below 2. Batches run through the shipped models, those against few rows and those against many taking
+//! turns: by the lookup's index and, where the SQL is worded so that the index can't be used, by the planner's own hash join. The ratio of
+//! the two sizes says whether the cost follows the lookup. What the machine asks for as many loads from memory that far away, if none
+//! of them waits for another, stands beside it: less can't be had.
 //!
-//! `make bench`, or `cargo bench --profile dev --bench lookup`. `LOOKUP_ROWS` changes the size (5,000,000), `LOOKUP_FROM=csv,parquet`
-//! picks sources; `mysql` and `topic` start real servers.
+//! `make bench`, or `cargo bench --profile dev --bench lookup`. `LOOKUP_ROWS` changes the size (5,000,000), `LOOKUP_FROM=csv,topic`
+//! picks sources; `mysql` and `topic` start real servers, take minutes, and run only where they are named. `BENCH_JSON` names a file
+//! that gets a line of JSON per figure.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails by panicking")]
 #![allow(
@@ -68,7 +71,7 @@ fn main() {
             "{:<10} {:>10} {:>8} {:>12} {:>12} {:>8} {:>8}",
             "source", "rows", "s", "arrow MB", "peak MB", "peak", "rest"
         );
-        let wanted = std::env::var("LOOKUP_FROM").unwrap_or_else(|_| SOURCES.join(","));
+        let wanted = std::env::var("LOOKUP_FROM").unwrap_or_else(|_| SOURCES[..3].join(","));
         let folder = servers::scratch("bench-lookup-");
         for source in SOURCES.iter().filter(|source| wanted.split(',').any(|wanted| wanted == **source)) {
             let at = write(source, folder.path()).await;
@@ -77,16 +80,60 @@ fn main() {
             assert!(done.success());
         }
     });
-    println!("\n{:<12} {:>10} {:>8} {:>14}", "join", "lookup", "events", "us per batch");
+    println!(
+        "\n{:<10} {:>7} {:>16} {:>16} {:>7} {:>16} {:>16} {:>7}",
+        "join", "events", "enriched 1k us", "enriched us", "ratio", "whole batch 1k", "whole batch us", "ratio"
+    );
     for (how, indexed) in [("by index", true), ("by hash", false)] {
-        for size in [1_000, rows()] {
-            let mut engine = runtime.block_on(engine(size, indexed));
-            for events in [500, 8_192] {
-                let took = runtime.block_on(join(&mut engine, size, events));
-                println!("{how:<12} {size:>10} {events:>8} {:>14.1}", took.as_secs_f64() * 1e6);
+        let mut small = runtime.block_on(engine(1_000, indexed));
+        let mut large = runtime.block_on(engine(rows(), indexed));
+        for events in [500, 8_192] {
+            let (of_small, of_large) = runtime.block_on(joins(&mut small, &mut large, events));
+            let ratios = [of_large[0] / of_small[0], of_large[1] / of_small[1]];
+            println!(
+                "{how:<10} {events:>7} {:>16.1} {:>16.1} {:>6.2}x {:>16.1} {:>16.1} {:>6.2}x",
+                of_small[0], of_large[0], ratios[0], of_small[1], of_large[1], ratios[1]
+            );
+            for (nth, what) in [(0, "enriched"), (1, "the models")] {
+                let what = format!("{what}, {events} events, {} rows against 1,000, {how}", rows());
+                figure(&what, of_large[nth], "us", of_small[nth], ratios[nth]);
             }
         }
     }
+    let floor = floor(500, 320 << 20);
+    println!("\n500 loads from 320 MB, none waiting for another: {floor:.1} us");
+    figure("500 independent loads from 320 MB", floor, "us", floor, 1.0);
+}
+
+/// A line of JSON for whoever collects figures.
+fn figure(what: &str, value: f64, unit: &str, reference: f64, ratio: f64) {
+    let Ok(path) = std::env::var("BENCH_JSON") else { return };
+    let line = serde_json::json!({"what": what, "value": value, "unit": unit, "reference": reference, "ratio": ratio});
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    writeln!(file, "{line}").unwrap();
+}
+
+/// The median time of so many loads from random places of so many bytes, in us.
+fn floor(loads: usize, bytes: usize) -> f64 {
+    let memory: Vec<u64> = (0..bytes as u64 / 8).collect();
+    let mut seed = 88_172_645_463_325_252_u64;
+    let mut times: Vec<f64> = (0..101)
+        .map(|_| {
+            let places: Vec<usize> = (0..loads)
+                .map(|_| {
+                    seed ^= seed << 13;
+                    seed ^= seed >> 7;
+                    seed ^= seed << 17;
+                    seed as usize % memory.len()
+                })
+                .collect();
+            let began = Instant::now();
+            std::hint::black_box(places.iter().fold(0_u64, |sum, place| sum.wrapping_add(memory[*place])));
+            began.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
 
 fn code(row: usize) -> String {
@@ -198,7 +245,9 @@ fn load(source: &str, at: &str) {
     };
     let took = began.elapsed();
     let (peak, rest) = (resident("VmHWM:") - before, resident("VmRSS:") - before);
-    let arrow = table.arrow_len();
+    let columns = table.batches().unwrap();
+    let columns = columns.iter().flat_map(RecordBatch::columns);
+    let arrow: usize = columns.map(|column| column.to_data().get_slice_memory_size().unwrap()).sum();
     let (mb, times) = (|bytes: usize| bytes as f64 / 1e6, |bytes: usize| bytes as f64 / arrow as f64);
     println!(
         "{source:<10} {:>10} {:>8.1} {:>12.1} {:>12.1} {:>7.2}x {:>7.2}x",
@@ -209,6 +258,9 @@ fn load(source: &str, at: &str) {
         times(peak),
         times(rest)
     );
+    figure(&format!("memory at the peak of loading a lookup, {source}"), mb(peak), "MB", mb(arrow), times(peak));
+    figure(&format!("memory of a loaded lookup, {source}"), mb(rest), "MB", mb(arrow), times(rest));
+    figure(&format!("loading {} rows of a lookup, {source}", table.num_rows()), took.as_secs_f64(), "s", 0.0, 0.0);
 }
 
 fn from_mysql(url: &str, key: &[String]) -> LookupTable {
@@ -275,42 +327,57 @@ async fn engine(size: usize, indexed: bool) -> Engine {
     engine
 }
 
-/// The median time of `enriched` over batches with a tenth of misses.
-async fn join(engine: &mut Engine, size: usize, events: usize) -> Duration {
+/// The median time of `enriched`, and of all models, over batches with a tenth of misses, in us: for the one engine and the other.
+async fn joins(small: &mut Engine, large: &mut Engine, events: usize) -> ([f64; 2], [f64; 2]) {
     let mut decoder = world::users_decoder();
-    let mut times = Vec::new();
-    for round in 0..15_usize {
-        let records: Vec<OwnedRecord> = (0..events)
-            .map(|event| {
-                let pick = (event * 2_654_435_761 + round * 97) % size;
-                let country = if event % 10 == 0 { "none".to_owned() } else { code(pick) };
-                let value = format!("{{\"op\":\"c\",\"before\":null,\"after\":{{\"userId\":\"u{event}\",\"name\":\"n\",\"country\":\"{country}\"}},\"timestamp\":1700000000000}}");
-                OwnedRecord {
-                    partition: 0,
-                    offset: event as i64,
-                    timestamp_ms: Some(1_700_000_000_000),
-                    key: None,
-                    value: Some(value.into_bytes()),
-                }
-            })
-            .collect();
-        let decoded = decoder.decode(records.iter().map(OwnedRecord::as_raw)).unwrap();
-        let input = Input {
-            events: decoded.events,
-            salvage: decoded.salvage,
-            decode_refused: &[],
-            ignored: &[],
-            forced: &[],
-            holds: &HoldSet::default(),
-            rerun: &HashSet::new(),
-            high_water_ns: &BTreeMap::new(),
-            partitions: &[0],
-        };
-        engine.evaluate(input).await.unwrap();
-        let (_, rows, took) = engine.tables().find(|(model, _, _)| *model == "enriched").unwrap();
-        assert_eq!(rows.num_rows(), events);
-        times.push(took);
+    let mut engines = [(small, 1_000, [vec![], vec![]]), (large, rows(), [vec![], vec![]])];
+    for round in 0..41 {
+        for (engine, size, [of_enriched, of_all]) in &mut engines {
+            let records = records(events, round, *size);
+            let decoded = decoder.decode(records.iter().map(OwnedRecord::as_raw)).unwrap();
+            let input = Input {
+                events: decoded.events,
+                salvage: decoded.salvage,
+                decode_refused: &[],
+                ignored: &[],
+                forced: &[],
+                holds: &HoldSet::default(),
+                rerun: &HashSet::new(),
+                high_water_ns: &BTreeMap::new(),
+                partitions: &[0],
+            };
+            engine.keep_rows();
+            let began = Instant::now();
+            engine.evaluate(input).await.unwrap();
+            of_all.push(began.elapsed().as_secs_f64() * 1e6);
+            let (_, rows, took) = engine.tables().find(|(model, _, _)| *model == "enriched").unwrap();
+            assert_eq!(rows.num_rows(), events);
+            of_enriched.push(took.as_secs_f64() * 1e6);
+        }
     }
-    times.sort();
-    times[times.len() / 2]
+    let medians = engines.map(|(_, _, times)| {
+        times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        })
+    });
+    (medians[0], medians[1])
+}
+
+fn records(events: usize, round: usize, size: usize) -> Vec<OwnedRecord> {
+    let record = |event: usize| {
+        let pick = (event * 2_654_435_761 + round * 40_503_000_017) % size;
+        let country = if event.is_multiple_of(10) { "none".to_owned() } else { code(pick) };
+        let value = format!(
+            "{{\"op\":\"c\",\"before\":null,\"after\":{{\"userId\":\"u{event}\",\"name\":\"n\",\"country\":\"{country}\"}},\"timestamp\":1700000000000}}"
+        );
+        OwnedRecord {
+            partition: 0,
+            offset: event as i64,
+            timestamp_ms: Some(1_700_000_000_000),
+            key: None,
+            value: Some(value.into_bytes()),
+        }
+    };
+    (0..events).map(record).collect()
 }

@@ -1,24 +1,28 @@
 //! The sink's write path beside its limit: the server's own engine doing the same guarded merge from a table it already holds.
 //!
-//! Per server, on one target table, batch by batch in turn: the sink (encode, stage, merge, commit) and the reference (merge from a
-//! permanent table filled outside the clock, then COMMIT). Fresh batches for each side, versions rising; the first pair warms up.
-//! Prints rows/s of both and the ratio of the medians; at the end the table is compared with a model in memory. Run
-//! with `make bench`; `SINK_ROWS`, `SINK_BATCH` and `SINK_PAIRS` change the sizes.
+//! Per server and kind of batch, on one target table, batch by batch in turn: the sink (encode, stage, merge, commit) and the reference
+//! (merge from a permanent table filled outside the clock, then COMMIT). Fresh batches for each side, versions rising; the first pair
+//! warms up. Prints rows/s of both and the ratio of the medians, for small batches also the time of one transaction (p50 and p99) beside
+//! an UPDATE of one row by itself; at the end of each the table is compared with a model in memory. Run with `make bench`.
+//!
+//! `SINK_ROWS`, `SINK_PAIRS` and `SINK_ONLY` (part of a kind's name) change what is run; `BENCH_JSON` names a file to which each figure is
+//! added as a line of JSON.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use afterimage::demo::server::{PrivateServer, Program};
+use afterimage::demo::server::{Flavour, PrivateServer, Program};
 use afterimage::generation::{Generation, Marks};
 use afterimage::position::Version;
 use afterimage::sink::generations::{Grounds, Registered};
 use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
 use afterimage::sink::session::{Address, Connector};
-use afterimage::sink::{Outcome, Sink, Work, migrate};
+use afterimage::sink::{Outcome, Sink, Staging, Work, migrate};
 use afterimage::target::{Column, Holds, Target};
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use mysql_async::Conn;
@@ -30,11 +34,60 @@ fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// What a row of the target holds besides its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Width {
+    /// Five short texts, as the shipped pipeline has them.
+    Shipped,
+    /// 200 columns.
+    Wide,
+    /// A text of 20,000 bytes among them.
+    Long,
+}
+
+/// One kind of batch.
+struct Kind {
+    what: &'static str,
+    width: Width,
+    batch: usize,
+    /// Shares of new keys, deletes, and rows that are older than what is stored.
+    new: f64,
+    deleted: f64,
+    late: f64,
+    /// Whether the sink is also timed as on a server without `local_infile`.
+    without_infile: bool,
+}
+
+const USUAL: Kind = Kind {
+    what: "mixed",
+    width: Width::Shipped,
+    batch: 20_000,
+    new: 0.15,
+    deleted: 0.05,
+    late: 0.0,
+    without_infile: false,
+};
+
+const KINDS: [Kind; 12] = [
+    Kind { batch: 20_000, without_infile: true, ..USUAL },
+    Kind { batch: 5_000, without_infile: true, ..USUAL },
+    Kind { batch: 500, without_infile: true, ..USUAL },
+    Kind { batch: 100, ..USUAL },
+    Kind { batch: 10, ..USUAL },
+    Kind { batch: 1, ..USUAL },
+    Kind { what: "creates only", batch: 5_000, new: 1.0, ..USUAL },
+    Kind { what: "late rows, a tenth", batch: 5_000, late: 0.1, ..USUAL },
+    Kind { what: "deletes only", batch: 5_000, new: 0.0, deleted: 1.0, ..USUAL },
+    Kind { what: "deletes only", batch: 100, new: 0.0, deleted: 1.0, ..USUAL },
+    Kind { what: "200 columns", width: Width::Wide, batch: 1_000, ..USUAL },
+    Kind { what: "long values", width: Width::Long, batch: 500, ..USUAL },
+];
+
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     println!(
-        "{:<16} {:>8} {:>8} {:>14} {:>14} {:>8}",
-        "server", "stored", "batch", "sink rows/s", "reference", "ratio"
+        "{:<8} {:<28} {:>7} {:>12} {:>12} {:>6}  ms",
+        "server", "what", "batch", "sink rows/s", "reference", "ratio"
     );
     let cache = std::env::var("AFTERIMAGE_CACHE")
         .map_or_else(|_| PathBuf::from(std::env::var("HOME").unwrap()).join(".cache/afterimage"), PathBuf::from);
@@ -54,18 +107,19 @@ struct Model {
 struct Change {
     user: String,
     deleted: bool,
+    late: bool,
     version: Version,
 }
 
 impl Model {
-    /// 80 % updates of existing users, 15 % new ones, 5 % deletes; sorted by key.
-    fn batch(&mut self, random: &mut SmallRng, size: usize, new_share: f64) -> Vec<Change> {
+    /// Changes of distinct users, sorted by key.
+    fn batch(&mut self, random: &mut SmallRng, size: usize, kind: &Kind) -> Vec<Change> {
         let users: Vec<String> = self.live.keys().cloned().collect();
         let mut seen = BTreeSet::new();
         let mut changes = Vec::with_capacity(size);
         while changes.len() < size {
             let dice: f64 = random.random();
-            let fresh = users.is_empty() || dice < new_share;
+            let fresh = users.is_empty() || dice < kind.new;
             let user = if fresh {
                 self.next_user += 1;
                 // Scattered, as real keys are.
@@ -77,245 +131,384 @@ impl Model {
                 continue;
             }
             self.next_offset += 1;
-            let version = Version { ts_ns: self.next_offset * 1_000_000, partition: 0, offset: self.next_offset };
-            let deleted = !fresh && dice > 0.95;
-            if deleted {
-                self.live.remove(&user)
-            } else {
-                self.live.insert(user.clone(), version)
-            };
-            changes.push(Change { user, deleted, version });
+            let late = !fresh && random.random_bool(kind.late);
+            let ts_ns = if late { 1 } else { self.next_offset * 1_000_000 };
+            let version = Version { ts_ns, partition: 0, offset: self.next_offset };
+            let deleted = !fresh && dice >= 1.0 - kind.deleted;
+            match (late, deleted) {
+                (true, _) => {}
+                (false, true) => drop(self.live.remove(&user)),
+                (false, false) => drop(self.live.insert(user.clone(), version)),
+            }
+            changes.push(Change { user, deleted, late, version });
         }
         changes.sort_by(|left, right| left.user.cmp(&right.user));
         changes
     }
 }
 
-fn values(change: &Change) -> [Option<String>; 5] {
-    if change.deleted {
-        return [const { None }; 5];
+impl Width {
+    fn columns(self) -> Vec<(String, &'static str)> {
+        let names = ["name", "email", "country", "country_name", "region"];
+        let mut columns: Vec<(String, &str)> = names.iter().map(|name| ((*name).to_owned(), "VARCHAR(255)")).collect();
+        match self {
+            Self::Shipped => {}
+            Self::Wide => columns.extend((columns.len()..200).map(|number| (format!("c{number}"), "VARCHAR(8)"))),
+            Self::Long => columns.push(("body".to_owned(), "MEDIUMTEXT")),
+        }
+        columns
     }
-    let number = change.version.offset;
-    [
-        Some(format!("User {number} of the Many Names")),
-        Some(format!("user.{number}@example.com")),
-        Some("DE".to_owned()),
-        Some("Germany".to_owned()),
-        Some("Europe".to_owned()),
-    ]
+
+    fn values(self, change: &Change) -> Vec<Option<String>> {
+        let columns = self.columns().len();
+        if change.deleted {
+            return vec![None; columns];
+        }
+        let number = change.version.offset;
+        let mut values = vec![
+            Some(format!("User {number} of the Many Names")),
+            Some(format!("user.{number}@example.com")),
+            Some("DE".to_owned()),
+            Some("Germany".to_owned()),
+            Some("Europe".to_owned()),
+        ];
+        values.resize_with(columns, || match self {
+            Self::Shipped | Self::Wide => Some(format!("{number}")),
+            Self::Long => Some(format!("{number} words ").repeat(20_000 / 14)),
+        });
+        values
+    }
+
+    fn target(self) -> Target {
+        let column = |(name, kind): (String, &str)| Column {
+            name,
+            ddl_type: kind.to_owned(),
+            holds: if kind.starts_with("VARCHAR(255") {
+                Holds::Text { max_chars: 255, max_bytes: 1020 }
+            } else {
+                Holds::Text { max_chars: 8, max_bytes: 32 }
+            },
+            nullable: true,
+        };
+        let mut columns = vec![column(("user_id".to_owned(), "VARCHAR(255)"))];
+        columns.extend(self.columns().into_iter().map(column));
+        Target { table: "enriched_user".to_owned(), columns, key_len: 1 }
+    }
+
+    fn record_batch(self, changes: &[Change]) -> RecordBatch {
+        let rows: Vec<Vec<Option<String>>> = changes.iter().map(|change| self.values(change)).collect();
+        let versions = || changes.iter().map(|change| change.version);
+        let users = StringArray::from_iter_values(changes.iter().map(|change| &change.user));
+        let mut columns: Vec<(String, ArrayRef)> = vec![("user_id".to_owned(), Arc::new(users))];
+        for (index, (name, _)) in self.columns().into_iter().enumerate() {
+            columns.push((name, Arc::new(StringArray::from_iter(rows.iter().map(|row| row[index].as_deref())))));
+        }
+        columns.extend([
+            (
+                "_deleted".to_owned(),
+                Arc::new(BooleanArray::from_iter(changes.iter().map(|change| Some(change.deleted)))) as ArrayRef,
+            ),
+            ("cdc_ts".to_owned(), Arc::new(Int64Array::from_iter_values(versions().map(|version| version.ts_ns)))),
+            (
+                "cdc_partition".to_owned(),
+                Arc::new(Int32Array::from_iter_values(versions().map(|version| version.partition))),
+            ),
+            ("cdc_offset".to_owned(), Arc::new(Int64Array::from_iter_values(versions().map(|version| version.offset)))),
+        ]);
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
 }
 
-fn record_batch(changes: &[Change]) -> RecordBatch {
-    let rows: Vec<[Option<String>; 5]> = changes.iter().map(values).collect();
-    let text =
-        |index: usize| -> ArrayRef { Arc::new(StringArray::from_iter(rows.iter().map(|row| row[index].clone()))) };
-    let versions = || changes.iter().map(|change| change.version);
-    RecordBatch::try_from_iter_with_nullable([
-        (
-            "user_id",
-            Arc::new(StringArray::from_iter_values(changes.iter().map(|change| &change.user))) as ArrayRef,
-            false,
-        ),
-        ("name", text(0), true),
-        ("email", text(1), true),
-        ("country", text(2), true),
-        ("country_name", text(3), true),
-        ("region", text(4), true),
-        ("_deleted", Arc::new(BooleanArray::from_iter(changes.iter().map(|change| Some(change.deleted)))), false),
-        ("cdc_ts", Arc::new(Int64Array::from_iter_values(versions().map(|version| version.ts_ns))), false),
-        ("cdc_partition", Arc::new(Int32Array::from_iter_values(versions().map(|version| version.partition))), false),
-        ("cdc_offset", Arc::new(Int64Array::from_iter_values(versions().map(|version| version.offset))), false),
-    ])
-    .unwrap()
+/// The same merge inside the server, as one would write it by hand: versions compared as rows, tombstones joined.
+struct Reference {
+    conn: Conn,
+    merge: [String; 3],
 }
 
-fn target() -> Target {
-    let column = |name: &str| Column {
-        name: name.to_owned(),
-        ddl_type: "VARCHAR(255)".to_owned(),
-        holds: Holds::Text { max_chars: 255, max_bytes: 1020 },
-        nullable: true,
-    };
-    let columns = ["user_id", "name", "email", "country", "country_name", "region"].map(column).to_vec();
-    Target { table: "enriched_user".to_owned(), columns, key_len: 1 }
+impl Reference {
+    async fn new(server: &PrivateServer, database: &str, width: Width) -> Self {
+        let mut conn = Conn::from_url(server.url(database)).await.unwrap();
+        for statement in [
+            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "CREATE TABLE ref_stage LIKE enriched_user",
+            "ALTER TABLE ref_stage ADD COLUMN op CHAR(1) NOT NULL",
+            "CREATE TABLE ref_tomb (user_id VARCHAR(255) NOT NULL PRIMARY KEY, cdc_ts BIGINT NOT NULL, cdc_partition INT NOT NULL, cdc_offset BIGINT NOT NULL)",
+        ] {
+            conn.query_drop(statement).await.unwrap();
+        }
+        let key = "SELECT column_type, collation_name FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'enriched_user' AND column_name = 'user_id'";
+        let (kind, collation): (String, String) = conn.query_first(key).await.unwrap().unwrap();
+        let alter =
+            format!("ALTER TABLE ref_tomb MODIFY user_id {kind} CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL");
+        conn.query_drop(alter).await.unwrap();
+        let version = |alias: &str| format!("({alias}.cdc_ts,{alias}.cdc_partition,{alias}.cdc_offset)");
+        let guarded = |old: &str, names: &[String]| -> String {
+            let assign =
+                |name: &String| format!("{old}.{name}=IF({}>={},s.{name},{old}.{name})", version("s"), version(old));
+            names.iter().map(assign).collect::<Vec<_>>().join(",")
+        };
+        let versions = ["cdc_offset", "cdc_partition", "cdc_ts"].map(str::to_owned).to_vec();
+        let mut names: Vec<String> = width.columns().into_iter().map(|(name, _)| name).collect();
+        names.extend(versions.clone());
+        let selected = names.iter().map(|name| format!("s.{name}")).collect::<Vec<_>>().join(",");
+        let merge = [
+            format!(
+                "INSERT INTO enriched_user (user_id,{}) SELECT s.user_id,{selected} FROM ref_stage s LEFT JOIN ref_tomb d ON \
+                 d.user_id=s.user_id WHERE s.op='u' AND (d.user_id IS NULL OR {}>{}) ON DUPLICATE KEY UPDATE {}",
+                names.join(","),
+                version("s"),
+                version("d"),
+                guarded("enriched_user", &names)
+            ),
+            format!(
+                "INSERT INTO ref_tomb (user_id,cdc_ts,cdc_partition,cdc_offset) SELECT s.user_id,s.cdc_ts,s.cdc_partition,s.cdc_offset \
+                 FROM ref_stage s WHERE s.op='d' ON DUPLICATE KEY UPDATE {}",
+                guarded("ref_tomb", &versions)
+            ),
+            format!(
+                "DELETE t FROM ref_stage s STRAIGHT_JOIN enriched_user t ON t.user_id=s.user_id WHERE s.op='d' AND {}<={}",
+                version("t"),
+                version("s")
+            ),
+        ];
+        Self { conn, merge }
+    }
+
+    /// Outside of the clock.
+    async fn fill(&mut self, width: Width, changes: &[Change]) {
+        self.conn.query_drop("TRUNCATE TABLE ref_stage").await.unwrap();
+        for chunk in changes.chunks(500) {
+            let rows: Vec<String> = chunk
+                .iter()
+                .map(|change| {
+                    let text =
+                        |value: &Option<String>| value.as_ref().map_or("NULL".to_owned(), |value| format!("'{value}'"));
+                    let values: Vec<String> = width.values(change).iter().map(text).collect();
+                    let (op, version) = (if change.deleted { 'd' } else { 'u' }, change.version);
+                    format!("('{}',{},{},0,{},'{op}')", change.user, values.join(","), version.ts_ns, version.offset)
+                })
+                .collect();
+            self.conn.query_drop(format!("INSERT INTO ref_stage VALUES {}", rows.join(","))).await.unwrap();
+        }
+    }
+
+    async fn merge(&mut self) -> Duration {
+        let started = Instant::now();
+        self.conn.query_drop("START TRANSACTION").await.unwrap();
+        for statement in &self.merge {
+            self.conn.query_drop(statement).await.unwrap();
+        }
+        self.conn.query_drop("COMMIT").await.unwrap();
+        started.elapsed()
+    }
+
+    /// What any transaction costs here: one row changed and made durable.
+    async fn floor(&mut self) -> Duration {
+        let started = Instant::now();
+        self.conn.query_drop("UPDATE afterimage_positions SET owner = UUID()").await.unwrap();
+        started.elapsed()
+    }
 }
 
-const REFERENCE: [&str; 4] = [
-    "INSERT INTO enriched_user (user_id,name,email,country,country_name,region,cdc_ts,cdc_partition,cdc_offset) \
-     SELECT s.user_id,s.name,s.email,s.country,s.country_name,s.region,s.cdc_ts,s.cdc_partition,s.cdc_offset \
-     FROM ref_stage s LEFT JOIN ref_tomb d ON d.user_id=s.user_id WHERE s.op='u' AND (d.user_id IS NULL OR \
-     (s.cdc_ts,s.cdc_partition,s.cdc_offset)>(d.cdc_ts,d.cdc_partition,d.cdc_offset)) ON DUPLICATE KEY UPDATE \
-     enriched_user.name=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(enriched_user.cdc_ts,enriched_user.cdc_partition,enriched_user.cdc_offset),s.name,enriched_user.name),\
-     enriched_user.email=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(enriched_user.cdc_ts,enriched_user.cdc_partition,enriched_user.cdc_offset),s.email,enriched_user.email),\
-     enriched_user.country=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(enriched_user.cdc_ts,enriched_user.cdc_partition,enriched_user.cdc_offset),s.country,enriched_user.country),\
-     enriched_user.country_name=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(enriched_user.cdc_ts,enriched_user.cdc_partition,enriched_user.cdc_offset),s.country_name,enriched_user.country_name),\
-     enriched_user.region=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(enriched_user.cdc_ts,enriched_user.cdc_partition,enriched_user.cdc_offset),s.region,enriched_user.region),\
-     enriched_user.cdc_offset=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(enriched_user.cdc_ts,enriched_user.cdc_partition,enriched_user.cdc_offset),s.cdc_offset,enriched_user.cdc_offset),\
-     enriched_user.cdc_partition=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(enriched_user.cdc_ts,enriched_user.cdc_partition,enriched_user.cdc_offset),s.cdc_partition,enriched_user.cdc_partition),\
-     enriched_user.cdc_ts=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(enriched_user.cdc_ts,enriched_user.cdc_partition,enriched_user.cdc_offset),s.cdc_ts,enriched_user.cdc_ts)",
-    "INSERT INTO ref_tomb (user_id,cdc_ts,cdc_partition,cdc_offset) SELECT s.user_id,s.cdc_ts,s.cdc_partition,s.cdc_offset FROM ref_stage s \
-     WHERE s.op='d' ON DUPLICATE KEY UPDATE \
-     ref_tomb.cdc_offset=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(ref_tomb.cdc_ts,ref_tomb.cdc_partition,ref_tomb.cdc_offset),s.cdc_offset,ref_tomb.cdc_offset),\
-     ref_tomb.cdc_partition=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(ref_tomb.cdc_ts,ref_tomb.cdc_partition,ref_tomb.cdc_offset),s.cdc_partition,ref_tomb.cdc_partition),\
-     ref_tomb.cdc_ts=IF((s.cdc_ts,s.cdc_partition,s.cdc_offset)>=(ref_tomb.cdc_ts,ref_tomb.cdc_partition,ref_tomb.cdc_offset),s.cdc_ts,ref_tomb.cdc_ts)",
-    "DELETE t FROM ref_stage s STRAIGHT_JOIN enriched_user t ON t.user_id=s.user_id WHERE s.op='d' AND \
-     (t.cdc_ts,t.cdc_partition,t.cdc_offset)<=(s.cdc_ts,s.cdc_partition,s.cdc_offset)",
-    "COMMIT",
-];
+/// A target with rows in it, the sink that writes to it, and the reference that does the same.
+struct Bench {
+    sink: Sink,
+    at: Stored,
+    reference: Reference,
+    model: Model,
+    width: Width,
+    random: SmallRng,
+}
+
+impl Bench {
+    async fn new(server: &PrivateServer, width: Width, rows: usize) -> Self {
+        let database = format!("{width:?}").to_lowercase();
+        let mut admin = server.connect().await.unwrap();
+        admin.query_drop(format!("CREATE DATABASE `{database}`")).await.unwrap();
+        let (port, user, password) = (server.port(), server.account().to_owned(), server.password().to_owned());
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port,
+            user,
+            password,
+            database: database.clone(),
+            tls: false,
+            ca_file: None,
+        };
+        let connector = Connector {
+            address: Arc::new(move || Ok(address.clone())),
+            connect_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(120),
+        };
+        let mut session = connector.connect().await.unwrap();
+        let statements = migrate::plan(&mut session, &[width.target()]).await.unwrap();
+        migrate::run(&mut session, &statements).await.unwrap();
+        let mut owner = Owner {
+            pipeline: "bench".into(),
+            topic: "bench".into(),
+            token: [7; 16],
+            name: "bench".into(),
+            generation: Generation::default(),
+        };
+        let registered = owner.register(&mut session, &Marks::default(), Grounds::Start).await.unwrap();
+        let Registered::New(generation) = registered else { unreachable!("{registered:?}") };
+        owner.generation = generation;
+        let at = owner.create(&mut session, 0, 0, &TopicIdentity::default()).await.unwrap();
+        let mut sink = Sink::new(connector, owner, vec!["user_id".to_owned()]);
+        let found = sink.look(&width.target()).await.unwrap().unwrap();
+        sink.use_target(found.target);
+        let reference = Reference::new(server, &database, width).await;
+        let mut bench =
+            Self { sink, at, reference, model: Model::default(), width, random: SmallRng::seed_from_u64(5) };
+        let chunk = rows.min(if width == Width::Shipped { 20_000 } else { 1_000 });
+        while bench.model.live.len() < rows {
+            bench.sink_once(chunk, &Kind { new: 1.0, ..USUAL }, true).await;
+        }
+        bench
+    }
+
+    /// A fresh batch through the sink; making it up is not its work.
+    async fn sink_once(&mut self, batch: usize, kind: &Kind, local_infile: bool) -> Duration {
+        self.sink.session().await.unwrap().facts.local_infile = local_infile;
+        let changes = self.model.batch(&mut self.random, batch, kind);
+        let rows = self.width.record_batch(&changes);
+        let late: Vec<bool> = changes.iter().map(|change| change.late).collect();
+        let started = Instant::now();
+        self.apply(&rows, late).await;
+        started.elapsed()
+    }
+
+    async fn reference_once(&mut self, batch: usize, kind: &Kind) -> Duration {
+        let changes = self.model.batch(&mut self.random, batch, kind);
+        self.reference.fill(self.width, &changes).await;
+        self.reference.merge().await
+    }
+
+    async fn apply(&mut self, latest: &RecordBatch, late: Vec<bool>) {
+        let (sink, at) = (&mut self.sink, &mut self.at);
+        let deleted = latest.column_by_name("_deleted").unwrap().as_boolean().true_count() as i64;
+        let count = latest.num_rows() as i64;
+        let sums = SumChanges {
+            read: count,
+            accepted: count,
+            changes: count,
+            upserted: count - deleted,
+            deleted,
+            ..SumChanges::default()
+        };
+        let (epoch, last, from) = (at.epoch, at.transaction, at.next_offset);
+        let advance = Advance {
+            partition: 0,
+            epoch,
+            last,
+            from,
+            to: from + count,
+            high_water_ns: None,
+            sums,
+            generation: sink.owner().generation,
+        };
+        let work = Work {
+            id: rand::rng().random(),
+            advances: vec![advance],
+            latest,
+            late,
+            quarantine: Vec::new(),
+            settled: Vec::new(),
+        };
+        (at.next_offset, at.transaction) = (from + count, work.id);
+        let losers = work.late.iter().filter(|late| **late).count() as i64;
+        let Staging::Ready(staged) = sink.stage(&work).await.unwrap() else { panic!("rows are refused") };
+        sink.known(&work, &staged).await.unwrap();
+        let outcome = sink.transact(&work, &staged, &[]).await.unwrap();
+        let Outcome::Committed { superseded, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(superseded.iter().map(|lost| lost.upserts + lost.deletes).sum::<i64>(), losers);
+    }
+
+    /// A fast wrong path is easy to build: the table must be the model.
+    async fn verify(&mut self) {
+        let rows: Vec<(String, i64, i64)> =
+            self.reference.conn.query("SELECT user_id, cdc_ts, cdc_offset FROM enriched_user").await.unwrap();
+        assert_eq!(rows.len(), self.model.live.len());
+        for (user, ts, offset) in rows {
+            let expected = self.model.live.get(&user).map(|version| (version.ts_ns, version.offset));
+            assert_eq!(expected, Some((ts, offset)), "{user}");
+        }
+    }
+}
 
 async fn compare(program: &Program) {
     let home = tempfile::Builder::new().prefix("bench-").tempdir_in("/var/tmp").unwrap();
-    let server = PrivateServer::start(program, home, &["--innodb-buffer-pool-size=1G"]).await.unwrap();
-    let mut admin = server.connect().await.unwrap();
-    admin.query_drop("CREATE DATABASE bench").await.unwrap();
-    let (port, user, password) = (server.port(), server.account().to_owned(), server.password().to_owned());
-    let address =
-        Address { host: "127.0.0.1".into(), port, user, password, database: "bench".into(), tls: false, ca_file: None };
-    let connector = Connector {
-        address: Arc::new(move || Ok(address.clone())),
-        connect_timeout: Duration::from_secs(10),
-        statement_timeout: Duration::from_secs(120),
-    };
-    let mut session = connector.connect().await.unwrap();
-    let statements = migrate::plan(&mut session, &[target()]).await.unwrap();
-    migrate::run(&mut session, &statements).await.unwrap();
-    let mut owner = Owner {
-        pipeline: "bench".into(),
-        topic: "bench".into(),
-        token: [7; 16],
-        name: "bench".into(),
-        generation: Generation::default(),
-    };
-    let registered = owner.register(&mut session, &Marks::default(), Grounds::Start).await.unwrap();
-    let Registered::New(generation) = registered else { unreachable!("{registered:?}") };
-    owner.generation = generation;
-    let mut stored = owner.create(&mut session, 0, 0, &TopicIdentity::default()).await.unwrap();
-    let mut sink = Sink::new(connector, owner, vec!["user_id".to_owned()]);
-    let found = sink.look(&target()).await.unwrap().unwrap();
-    sink.use_target(found.target);
-
-    let mut reference = Conn::from_url(server.url("bench")).await.unwrap();
-    for statement in [
-        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-        "CREATE TABLE ref_stage LIKE enriched_user",
-        "ALTER TABLE ref_stage ADD COLUMN op CHAR(1) NOT NULL",
-        "CREATE TABLE ref_tomb (user_id VARCHAR(255) NOT NULL PRIMARY KEY, cdc_ts BIGINT NOT NULL, cdc_partition INT NOT NULL, cdc_offset BIGINT NOT NULL)",
-    ] {
-        reference.query_drop(statement).await.unwrap();
-    }
-    let key = "SELECT column_type, collation_name FROM information_schema.columns WHERE table_schema='bench' AND table_name='enriched_user' AND column_name='user_id'";
-    let (kind, collation): (String, String) = reference.query_first(key).await.unwrap().unwrap();
-    let alter =
-        format!("ALTER TABLE ref_tomb MODIFY user_id {kind} CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL");
-    reference.query_drop(alter).await.unwrap();
-
-    let (rows, batch, pairs) = (setting("SINK_ROWS", 200_000), setting("SINK_BATCH", 20_000), setting("SINK_PAIRS", 8));
-    let mut model = Model::default();
-    let mut random = SmallRng::seed_from_u64(5);
-    while model.live.len() < rows {
-        let changes = model.batch(&mut random, 20_000, 1.0);
-        let rows = record_batch(&changes);
-        apply(&mut sink, &rows, &mut stored).await;
-    }
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..=pairs {
-        let changes = model.batch(&mut random, batch, 0.15);
-        // The models' rows are what the sink is given; making them up is not its work.
-        let rows = record_batch(&changes);
-        let started = Instant::now();
-        apply(&mut sink, &rows, &mut stored).await;
-        ours.push(batch as f64 / started.elapsed().as_secs_f64());
-        let changes = model.batch(&mut random, batch, 0.15);
-        fill_reference(&mut reference, &changes).await;
-        let started = Instant::now();
-        reference.query_drop("START TRANSACTION").await.unwrap();
-        for statement in REFERENCE {
-            reference.query_drop(statement).await.unwrap();
+    let options = ["--innodb-buffer-pool-size=1G", "--max-allowed-packet=64M"];
+    let server = PrivateServer::start(program, home, &options).await.unwrap();
+    let only = std::env::var("SINK_ONLY").unwrap_or_default();
+    let rows = setting("SINK_ROWS", 200_000);
+    for (width, rows) in [(Width::Shipped, rows), (Width::Wide, rows.min(10_000)), (Width::Long, rows.min(3_000))] {
+        let kinds: Vec<&Kind> = KINDS.iter().filter(|kind| kind.width == width && kind.what.contains(&only)).collect();
+        if kinds.is_empty() {
+            continue;
         }
-        theirs.push(batch as f64 / started.elapsed().as_secs_f64());
-    }
-    let (ours, theirs) = (median(ours.split_off(1)), median(theirs.split_off(1)));
-    println!(
-        "{:<16} {:>8} {:>8} {:>14.0} {:>14.0} {:>8.2}",
-        server.version(),
-        model.live.len(),
-        batch,
-        ours,
-        theirs,
-        ours / theirs
-    );
-    verify(&mut reference, &model).await;
-}
-
-async fn apply(sink: &mut Sink, latest: &RecordBatch, at: &mut Stored) {
-    let deleted = latest.column_by_name("_deleted").unwrap().as_boolean().true_count() as i64;
-    let count = latest.num_rows() as i64;
-    let sums = SumChanges {
-        read: count,
-        accepted: count,
-        changes: count,
-        upserted: count - deleted,
-        deleted,
-        ..SumChanges::default()
-    };
-    let (epoch, last, from) = (at.epoch, at.transaction, at.next_offset);
-    let advance = Advance {
-        partition: 0,
-        epoch,
-        last,
-        from,
-        to: from + count,
-        high_water_ns: None,
-        sums,
-        generation: sink.owner().generation,
-    };
-    let work = Work {
-        id: rand::rng().random(),
-        advances: vec![advance],
-        latest,
-        late: vec![false; latest.num_rows()],
-        quarantine: Vec::new(),
-        settled: Vec::new(),
-    };
-    (at.next_offset, at.transaction) = (from + count, work.id);
-    let outcome = sink.apply(&work, &mut async |_| Ok(Vec::new())).await.unwrap();
-    assert!(matches!(outcome, Outcome::Committed { ref superseded, .. } if superseded.is_empty()), "{outcome:?}");
-}
-
-async fn fill_reference(conn: &mut Conn, changes: &[Change]) {
-    conn.query_drop("TRUNCATE TABLE ref_stage").await.unwrap();
-    for chunk in changes.chunks(1000) {
-        let rows: Vec<String> = chunk
-            .iter()
-            .map(|change| {
-                let text =
-                    |value: &Option<String>| value.as_ref().map_or("NULL".to_owned(), |value| format!("'{value}'"));
-                let values: Vec<String> = values(change).iter().map(text).collect();
-                let op = if change.deleted { 'd' } else { 'u' };
-                format!(
-                    "('{}',{},{},0,{},'{op}')",
-                    change.user,
-                    values.join(","),
-                    change.version.ts_ns,
-                    change.version.offset
-                )
-            })
-            .collect();
-        conn.query_drop(format!("INSERT INTO ref_stage VALUES {}", rows.join(","))).await.unwrap();
+        let mut bench = Bench::new(&server, width, rows).await;
+        for kind in kinds {
+            figures(&mut bench, kind, &server).await;
+        }
+        bench.verify().await;
     }
 }
 
-/// A fast wrong path is easy to build: the table must be the model.
-async fn verify(conn: &mut Conn, model: &Model) {
-    let rows: Vec<(String, i64, i64)> =
-        conn.query("SELECT user_id, cdc_ts, cdc_offset FROM enriched_user").await.unwrap();
-    assert_eq!(rows.len(), model.live.len());
-    for (user, ts, offset) in rows {
-        assert_eq!(model.live.get(&user).map(|version| (version.ts_ns, version.offset)), Some((ts, offset)), "{user}");
+/// Times one kind of batch in turn and prints what came of it.
+async fn figures(bench: &mut Bench, kind: &Kind, server: &PrivateServer) {
+    let small = kind.batch <= 100;
+    let pairs = if small { 100 } else { setting("SINK_PAIRS", 8) };
+    let (mut ours, mut without, mut theirs, mut floor) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..=pairs {
+        ours.push(bench.sink_once(kind.batch, kind, true).await);
+        if kind.without_infile {
+            without.push(bench.sink_once(kind.batch, kind, false).await);
+        }
+        theirs.push(bench.reference_once(kind.batch, kind).await);
+        if small {
+            floor.push(bench.reference.floor().await);
+        }
+    }
+    let name = if server.flavour() == Flavour::MySql { "MySQL" } else { "MariaDB" };
+    let rate = |times: &[Duration]| kind.batch as f64 / percentile(&times[1..], 50);
+    let line = |what: &str, value: f64, reference: f64, more: &str| {
+        let ratio = value / reference;
+        println!("{name:<8} {what:<28} {:>7} {value:>12.0} {reference:>12.0} {ratio:>6.2}  {more}", kind.batch);
+        record(name, &format!("sink: {what}, batches of {}", kind.batch), "rows/s", value, reference);
+    };
+    let mut more = String::new();
+    if small {
+        let shown = |times: &[Duration]| {
+            format!("{:.2}/{:.2}", percentile(&times[1..], 50) * 1e3, percentile(&times[1..], 99) * 1e3)
+        };
+        more = format!("sink {} reference {} one UPDATE {}", shown(&ours), shown(&theirs), shown(&floor));
+        let what = format!("sink: {}, one transaction of {}", kind.what, kind.batch);
+        for percent in [50, 99] {
+            let of = |times: &[Duration]| percentile(&times[1..], percent) * 1e3;
+            record(name, &format!("{what}, p{percent} against an UPDATE of one row"), "ms", of(&ours), of(&floor));
+        }
+    }
+    line(kind.what, rate(&ours), rate(&theirs), &more);
+    if kind.without_infile {
+        line(&format!("{}, no local_infile", kind.what), rate(&without), rate(&theirs), "");
+        line(&format!("{}, without to with it", kind.what), rate(&without), rate(&ours), "");
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// In seconds.
+fn percentile(times: &[Duration], percent: usize) -> f64 {
+    let mut times = times.to_vec();
+    times.sort();
+    times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64()
+}
+
+fn record(server: &str, what: &str, unit: &str, value: f64, reference: f64) {
+    let Ok(file) = std::env::var("BENCH_JSON") else { return };
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
+    let ratio = value / reference;
+    let figure = serde_json::json!({
+        "what": what, "server": server, "value": value, "unit": unit, "reference": reference, "ratio": ratio,
+    });
+    writeln!(file, "{figure}").unwrap();
 }

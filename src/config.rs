@@ -127,6 +127,8 @@ pub struct Pipeline {
     pub tombstone_retention: Duration,
     pub batch: Batch,
     pub max_refused: MaxRefused,
+    /// At least 1.
+    pub lanes: usize,
     pub metrics_interval: Duration,
     pub shutdown_timeout: Duration,
     /// By the name that models select from.

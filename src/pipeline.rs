@@ -1,7 +1,8 @@
-//! The loop: take a batch, decode it, run the models, apply it, tell the broker.
+//! The loop: take a batch, decode it, run the models, have it applied, tell the broker.
 //!
 //! One [`Pipeline`] keeps one table equal to one topic. It is the only file that knows all four stations; everything irregular is
-//! one word that leads elsewhere: [`adopt`] positions partitions, [`commit`] repeats a transaction until its fate is known,
+//! one word that leads elsewhere: [`lanes`] has transactions under way while the next batches are evaluated, [`landing`] says what becomes
+//! of them, [`adopt`] positions partitions, [`commit`] repeats a transaction until its fate is known,
 //! [`rerun`] takes records out of quarantine, [`target`] follows alterations of the table, [`reload`] takes up changed files, [`upkeep`] does what is due by the clock,
 //! [`protocol`] says what follows each outcome of a transaction and [`policy`] how soon.
 //!
@@ -12,6 +13,8 @@ mod adopt;
 pub mod breaker;
 mod commit;
 pub mod health;
+mod landing;
+mod lanes;
 pub mod lookups;
 pub mod pace;
 pub mod policy;
@@ -31,8 +34,8 @@ use tokio::sync::watch;
 use self::adopt::Adoption;
 use self::breaker::Breaker;
 pub use self::breaker::BreakerLimits;
-use self::commit::Applied;
 use self::health::{Health, State};
+use self::lanes::{Event, Lanes, Parcel};
 pub use self::lookups::{Lookup, Lookups, Origin};
 use self::reload::Reload;
 use self::unread::Unread;
@@ -41,13 +44,12 @@ use crate::decode::{DecodeRefusal, Decoded, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::generation::Marks;
-use crate::hold::{HoldSet, Pending, PendingState};
-use crate::position::{OffsetRange, Partition, Position};
+use crate::hold::HoldSet;
+use crate::position::{Partition, Position};
 use crate::record::RawBatch;
 use crate::sink::Sink;
 use crate::sink::positions::{Advance, SumChanges, Token};
-use crate::sink::quarantine::Quarantined;
-use crate::source::{Ask, Assignment, BatchLimits, Broker, Polled, Source};
+use crate::source::{Assignment, BatchLimits, Broker, Polled, Source};
 use crate::sql::{Engine, Input};
 use crate::work::{Evaluation, PartitionSums, Refusal};
 
@@ -58,6 +60,8 @@ pub struct Settings {
     pub topic: Arc<str>,
     pub table: String,
     pub limits: BatchLimits,
+    /// How many transactions may be open at the same time, each of other partitions.
+    pub lanes: usize,
     pub stop_on_refusal: bool,
     pub breaker: BreakerLimits,
     pub tombstone_retention: Duration,
@@ -83,11 +87,27 @@ pub struct Stations {
 struct Owned {
     assignment: Assignment,
     epoch: i64,
-    /// Equals the stored position: both move with each commit.
+    /// As MySQL has it: moves with each commit.
+    stored: Standing,
+    /// As it will be when everything under way is committed.
+    ahead: Standing,
+}
+
+/// How far a partition is.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
     next_offset: i64,
     /// The transaction that moved it last.
     transaction: Token,
     high_water_ns: Option<i64>,
+}
+
+/// What the loop does next.
+enum Next {
+    Landing(Event),
+    Polled(Polled),
+    /// Nothing but what is due anyway.
+    Due,
 }
 
 /// Why a pipeline ended without an error.
@@ -106,7 +126,9 @@ pub struct Pipeline {
     health: Health,
     stop: watch::Receiver<bool>,
     owned: BTreeMap<Partition, Owned>,
+    lanes: Lanes,
     adoption: Adoption,
+    /// Includes what is under way.
     holds: HoldSet,
     breaker: Breaker,
     upkeep: Upkeep,
@@ -124,12 +146,14 @@ impl Pipeline {
     ) -> Self {
         let breaker = Breaker::new(settings.breaker);
         let upkeep = Upkeep::new(settings.metrics_interval);
+        let lanes = Lanes::new(settings.lanes, settings.limits, stop.clone());
         Self {
             settings,
             stations,
             health,
             stop,
             owned: BTreeMap::new(),
+            lanes,
             adoption: Adoption::default(),
             holds: HoldSet::default(),
             breaker,
@@ -143,6 +167,11 @@ impl Pipeline {
     /// mend. Gives the line to the watcher of its files back.
     pub async fn run(mut self) -> (Result<Ended>, Reload) {
         let ended = self.road().await;
+        // What is under way is let finish; what stands back is nobody's loss: it will be read again.
+        while !self.lanes.is_idle() {
+            let event = self.lanes.next().await;
+            self.note(event).await;
+        }
         match &ended {
             Ok(_) => self.health.enter(State::Stopped, ""),
             Err(error) if error.kind == Kind::Outdated => self.health.enter(State::Waiting, &error.to_string()),
@@ -165,34 +194,39 @@ impl Pipeline {
             if self.stopping() {
                 return Ok(Ended::Stopped);
             }
-            if self.reload.outdated && !self.catch_up().await? {
-                return Ok(Ended::Stopped);
+            if self.reload.outdated {
+                self.land_all().await?;
+                if !self.catch_up().await? {
+                    return Ok(Ended::Stopped);
+                }
             }
             if self.settings.until_caught_up && self.caught_up().await? {
                 return Ok(Ended::CaughtUp);
             }
             let due = self.upkeep.next_due().min(self.adoption.due()).min(self.reload.due());
-            let asks = [Ask::any(self.settings.limits)];
-            let polled = tokio::select! {
+            let asks = self.lanes.asks();
+            let next = tokio::select! {
                 // A request to stop comes before more work, and that before the clock, which has its turn after every batch anyway.
                 biased;
                 _ = self.stop.changed() => continue,
+                event = self.lanes.next() => Next::Landing(event),
                 // Before the clock: whatever is due is done below in any case, and nothing that is due can starve the source.
-                polled = self.stations.source.next(&asks) => Some(polled),
+                polled = self.stations.source.next(&asks) => Next::Polled(polled),
                 seen = self.reload.news() => {
                     self.note_files(seen);
-                    None
+                    Next::Due
                 }
-                () = tokio::time::sleep_until(due.into()) => None,
+                () = tokio::time::sleep_until(due.into()) => Next::Due,
             };
-            match polled {
-                Some(Polled::Batch(raw)) => self.turn(raw).await?,
-                Some(Polled::Assigned(assignments)) => self.adoption.add(assignments),
-                Some(Polled::Revoked(partitions)) => self.revoke(&partitions),
-                Some(Polled::PositionLost { assignment, what }) => self.reposition(assignment, &what),
-                Some(Polled::Trouble(error)) => self.trouble(error)?,
-                Some(Polled::Recovered) => self.health.enter(State::Running, ""),
-                Some(Polled::AtEnd(_)) | None => {}
+            match next {
+                Next::Landing(event) => self.land(event).await?,
+                Next::Polled(Polled::Batch(raw)) => self.launch(raw).await?,
+                Next::Polled(Polled::Assigned(assignments)) => self.adoption.add(assignments),
+                Next::Polled(Polled::Revoked(partitions)) => self.revoke(&partitions),
+                Next::Polled(Polled::PositionLost { assignment, what }) => self.reposition(assignment, &what),
+                Next::Polled(Polled::Trouble(error)) => self.trouble(error)?,
+                Next::Polled(Polled::Recovered) => self.health.enter(State::Running, ""),
+                Next::Polled(Polled::AtEnd(_)) | Next::Due => {}
             }
             self.reload_due().await?;
             self.adopt_due().await?;
@@ -200,60 +234,39 @@ impl Pipeline {
         }
     }
 
-    /// One batch along the road. Returns when it is applied, when its partitions are no longer ours, or when asked to stop.
-    async fn turn(&mut self, mut raw: RawBatch) -> Result<()> {
+    /// One batch along the road, as far as the lanes: they apply it while the next one comes along.
+    async fn launch(&mut self, mut raw: RawBatch) -> Result<()> {
         failpoint!("after_poll");
         self.keep_owned(&mut raw);
-        let mut forced: Vec<Refusal> = Vec::new();
-        while !raw.chunks.is_empty() {
-            let started = Instant::now();
-            let decoded = self.stations.decoder.decode(raw.records())?; // bytes -> Arrow
-            let decode_time = started.elapsed();
-            self.note_unmapped(&decoded);
-            let started = Instant::now();
-            let evaluation = self.evaluate(&raw, &decoded, &forced, &HashSet::new()).await?; // Arrow -> rows
-            let sql_time = started.elapsed();
-            self.judge(&evaluation)?;
-            failpoint!("after_models");
-            let started = Instant::now();
-            match self.apply(&raw, &evaluation).await? {
-                // one transaction
-                Applied::Committed(committed) => {
-                    failpoint!("after_commit");
-                    self.advance(&raw, &evaluation);
-                    let times = upkeep::Times { decode: decode_time, sql: sql_time, sink: started.elapsed() };
-                    self.report(&raw, &evaluation, &committed, times);
-                    let ranges: Vec<OffsetRange> = raw.chunks.iter().map(|chunk| chunk.range()).collect();
-                    failpoint!("before_broker_commit");
-                    self.stations.source.acknowledge(&ranges); // tell the broker, for lag tools
-                    return Ok(());
-                }
-                Applied::Refused(refusals) => forced.extend(refusals),
-                Applied::Altered => {}
-                Applied::Outdated => {
-                    if !self.catch_up().await? {
-                        return Ok(());
-                    }
-                    // What MySQL refused of the older models' rows.
-                    forced.clear();
-                }
-                Applied::Lost(partitions) => {
-                    raw.chunks.retain(|chunk| !partitions.contains(&chunk.partition));
-                    forced.retain(|refusal| !partitions.contains(&refusal.position.partition));
-                }
-                Applied::Stopped => return Ok(()),
-            }
+        if !raw.chunks.is_empty() {
+            let parcel = self.prepare(raw, &[]).await?;
+            self.send(parcel);
         }
         Ok(())
+    }
+
+    /// Bytes to Arrow to rows.
+    async fn prepare(&mut self, raw: RawBatch, forced: &[Refusal]) -> Result<Parcel> {
+        let started = Instant::now();
+        let decoded = self.stations.decoder.decode(raw.records())?;
+        let decode = started.elapsed();
+        self.note_unmapped(&decoded);
+        let started = Instant::now();
+        let evaluation = self.evaluate(&raw, &decoded, forced, &HashSet::new()).await?;
+        let sql = started.elapsed();
+        self.judge(&evaluation)?;
+        failpoint!("after_models");
+        let advances = self.advances(&raw, &evaluation);
+        Ok(Parcel::new(raw, evaluation, advances, decode, sql))
     }
 
     /// Drops chunks of partitions that aren't ours any more and any that doesn't begin where we stand: nothing is skipped (P3).
     fn keep_owned(&mut self, raw: &mut RawBatch) {
         let mut misplaced = Vec::new();
         raw.chunks.retain(|chunk| match self.owned.get(&chunk.partition) {
-            Some(owned) if owned.next_offset == chunk.from => true,
+            Some(owned) if owned.ahead.next_offset == chunk.from => true,
             Some(owned) => {
-                misplaced.push((owned.assignment, owned.next_offset, chunk.from));
+                misplaced.push((owned.assignment, owned.ahead.next_offset, chunk.from));
                 false
             }
             None => false,
@@ -295,7 +308,7 @@ impl Pipeline {
     ) -> Result<Evaluation> {
         let partitions: Vec<Partition> = raw.chunks.iter().map(|chunk| chunk.partition).collect();
         let high_water_ns: BTreeMap<Partition, i64> =
-            self.owned.iter().filter_map(|(partition, owned)| Some((*partition, owned.high_water_ns?))).collect();
+            self.owned.iter().filter_map(|(partition, owned)| Some((*partition, owned.ahead.high_water_ns?))).collect();
         let decode_refused: Vec<Refusal> = decoded.refused.iter().map(DecodeRefusal::to_refusal).collect();
         let input = Input {
             events: decoded.events.clone(),
@@ -320,8 +333,12 @@ impl Pipeline {
                 "mend the producer, the models or the schema and start again; on_error = \"hold_key\" or \"skip_event\" goes on instead",
             ));
         }
-        let read = evaluation.sums.iter().map(|sums| sums.classes.read).sum();
-        let refused = evaluation.refused.len() as u64;
+        let mut read: u64 = evaluation.sums.iter().map(|sums| sums.classes.read).sum();
+        let mut refused = evaluation.refused.len() as u64;
+        for parcel in self.lanes.parcels() {
+            read += parcel.read();
+            refused += parcel.evaluation.refused.len() as u64;
+        }
         if let Some((refused, read)) = self.breaker.would_trip(Instant::now(), read, refused) {
             let example = evaluation.refused.first().map(|refusal| {
                 let reason = self.stations.engine.reason_without_values(refusal);
@@ -349,7 +366,7 @@ impl Pipeline {
                 Some(Advance {
                     partition: chunk.partition,
                     epoch: owned.epoch,
-                    last: owned.transaction,
+                    last: owned.ahead.transaction,
                     from: chunk.from,
                     to: chunk.to,
                     high_water_ns: sums.and_then(|sums| sums.high_water_ns),
@@ -358,39 +375,6 @@ impl Pipeline {
                 })
             })
             .collect()
-    }
-
-    /// Records of a batch that go into quarantine, with their bytes, in order.
-    fn quarantined<'a>(raw: &'a RawBatch, evaluation: &'a Evaluation) -> Vec<Quarantined<'a>> {
-        let refused =
-            evaluation.refused.iter().map(|refusal| (refusal.position, refusal.keys.as_slice(), Some(refusal)));
-        let held = evaluation.held.iter().map(|held| (held.position, held.keys.as_slice(), None));
-        let mut records: Vec<Quarantined<'a>> = refused
-            .chain(held)
-            .filter_map(|(position, keys, refusal)| Some(Quarantined { record: raw.at(position)?, keys, refusal }))
-            .collect();
-        records.sort_by_key(|item| item.record.position());
-        records
-    }
-
-    /// Memory follows what was just committed.
-    fn advance(&mut self, raw: &RawBatch, evaluation: &Evaluation) {
-        for chunk in &raw.chunks {
-            if let Some(owned) = self.owned.get_mut(&chunk.partition) {
-                let sums = evaluation.sums.iter().find(|sums| sums.partition == chunk.partition);
-                owned.high_water_ns = owned.high_water_ns.max(sums.and_then(|sums| sums.high_water_ns));
-            }
-        }
-        // Under `skip_event` a refused record keeps nobody waiting, but a retry has to find it.
-        for refusal in &evaluation.refused {
-            let pending = Pending { keys: refusal.keys.clone(), state: PendingState::Refused };
-            self.holds.insert(refusal.position, pending);
-        }
-        for held in &evaluation.held {
-            self.holds.insert(held.position, Pending { keys: held.keys.clone(), state: PendingState::Held });
-        }
-        let read = evaluation.sums.iter().map(|sums| sums.classes.read).sum();
-        self.breaker.record(Instant::now(), read, evaluation.refused.len() as u64);
     }
 
     /// Warns once about each field that no schema knows, and counts all of them (P6).

@@ -289,7 +289,12 @@ struct Plan {
 
 /// One pipeline, one thread, one runtime: its models may keep the thread busy without holding up anybody else.
 fn on_own_runtime(plan: Plan, health: Health, stop: signal::Receiver<bool>) -> Result<Ended> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder
+        .worker_threads(plan.pipeline.lanes)
+        .thread_name(format!("lanes-{}", plan.pipeline.name))
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| Error::new(Kind::Bug, "no runtime for a pipeline").source(error))?;
     let grace = plan.pipeline.shutdown_timeout;
     let mut deadline = stop.clone();
@@ -372,6 +377,7 @@ fn settings(pipeline: &config::Pipeline, until_caught_up: bool) -> Settings {
             max_bytes: pipeline.batch.max_bytes,
             max_wait: pipeline.batch.max_wait,
         },
+        lanes: pipeline.lanes,
         stop_on_refusal: pipeline.on_error == config::OnError::Stop,
         breaker: BreakerLimits {
             max_share: pipeline.max_refused.share,

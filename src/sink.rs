@@ -9,6 +9,7 @@
 //! in the middle: the session goes with it. Rows are staged before the transaction begins, so that locks are held only while the
 //! server itself works.
 
+mod direct;
 mod encode;
 pub mod evolve;
 pub mod generations;
@@ -30,22 +31,25 @@ pub mod summary;
 pub mod tables;
 mod tombstones;
 
-use arrow::array::{AsArray, RecordBatch};
+use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+
+pub use self::encode::Lines;
 use self::inspect::Inspected;
 use self::merge::Merge;
-pub use self::merge::Superseded;
+pub use self::merge::{Known, Superseded};
 use self::positions::{Advance, Found, Owner, Token};
 use self::quarantine::{Quarantined, Settled};
 use self::quoting::binary;
 use self::session::{Connector, Session, StatementError};
-pub use self::stage::RowFault;
 use self::stage::{Filled, Stage};
+pub use self::stage::{RowFault, Staged};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::generation::Generation;
-use crate::position::{Partition, Version};
+use crate::position::Partition;
 use crate::target::Target;
 use crate::work::OutOfOrder;
 
@@ -77,8 +81,13 @@ pub enum Outcome {
     Lost(Vec<Found>),
 }
 
-/// What is stored of a late row's key: row of `latest`, newest version.
-pub type Known = Vec<(usize, Option<Version>)>;
+/// What became of bringing rows to the server.
+#[derive(Debug)]
+pub enum Staging {
+    Ready(Staged),
+    /// As [`Outcome::Rows`].
+    Refused(Vec<RowFault>),
+}
 
 /// One writer session and the statements for one target. See the module page.
 pub struct Sink {
@@ -86,7 +95,7 @@ pub struct Sink {
     owner: Owner,
     key: Vec<String>,
     session: Option<Session>,
-    prepared: Option<Prepared>,
+    prepared: Option<Arc<Prepared>>,
     tombstones: tombstones::Sweep,
 }
 
@@ -118,8 +127,21 @@ impl Sink {
 
     /// Writes to `target` from now on.
     pub fn use_target(&mut self, target: Target) {
-        let (stage, merge) = (Stage::new(&target), Merge::new(&target, &self.owner.pipeline));
-        self.prepared = Some(Prepared { target, stage, merge });
+        let (stage, merge) = (Stage::new(&target, &self.owner.pipeline), Merge::new(&target, &self.owner.pipeline));
+        self.prepared = Some(Arc::new(Prepared { target, stage, merge }));
+    }
+
+    /// One more for the same owner, with a session of its own.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        let Self { connector, owner, key, prepared, .. } = self;
+        Self { prepared: prepared.clone(), ..Self::new(connector.clone(), owner.clone(), key.clone()) }
+    }
+
+    /// Writes as the same owner and to the same target as `other` from now on.
+    pub fn follow(&mut self, other: &Self) {
+        self.owner.clone_from(&other.owner);
+        self.prepared.clone_from(&other.prepared);
     }
 
     pub fn target(&self) -> Option<&Target> {
@@ -143,28 +165,36 @@ impl Sink {
         self.session = None;
     }
 
-    /// Applies `work` in one transaction; `evidence` turns what is known of late rows' keys into out-of-order events.
-    pub async fn apply(
-        &mut self,
-        work: &Work<'_>,
-        evidence: &mut impl AsyncFnMut(Known) -> Result<Vec<OutOfOrder>>,
-    ) -> Result<Outcome> {
+    /// Brings the rows of `work` to the server. Touches nothing that anybody else sees and takes no locks: other transactions may go on
+    /// meanwhile, also one that has to come first.
+    pub async fn stage(&mut self, work: &Work<'_>) -> Result<Staging> {
         debug_assert!(work.advances.iter().all(|advance| advance.sums.balances()), "P4");
         self.session().await?;
-        let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_ref()) else {
-            return Err(Error::new(Kind::Bug, "apply before the target was inspected"));
+        let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
+            return Err(Error::new(Kind::Bug, "staging before the target was inspected"));
         };
-        let (upserts, deletes) = count_rows(work.latest)?;
-        let mut out_of_order = Vec::new();
-        if upserts + deletes > 0 {
-            if let Filled::Refused(faults) = stage_rows(session, prepared, work.latest, &work.late).await? {
-                return Ok(Outcome::Rows(faults));
-            }
-            if work.late.contains(&true) {
-                let known = prepared.merge.known(session).await.map_err(StatementError::into_error)?;
-                out_of_order = evidence(known).await?;
-            }
+        Ok(match stage_rows(session, prepared, work.latest, &work.late).await? {
+            Filled::Staged(staged) => Staging::Ready(staged),
+            Filled::Refused(faults) => Staging::Refused(faults),
+        })
+    }
+
+    /// What is stored of the keys of late rows of `work`, which this session has just staged.
+    pub async fn known(&mut self, work: &Work<'_>, staged: &Staged) -> Result<Known> {
+        if !work.late.contains(&true) {
+            return Ok(Known::new());
         }
+        let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
+            return Err(unstaged());
+        };
+        prepared.merge.known(session, staged).await.map_err(StatementError::into_error)
+    }
+
+    /// Applies `work`, which this session has just staged, in one transaction, together with `evidence` about its late rows.
+    pub async fn transact(&mut self, work: &Work<'_>, staged: &Staged, evidence: &[OutOfOrder]) -> Result<Outcome> {
+        let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
+            return Err(unstaged());
+        };
         // All text is made before the transaction begins: nobody waits for our locks while we write strings.
         let packet = session.facts.max_allowed_packet;
         let swap = self.owner.swap(&work.advances, &work.id);
@@ -173,18 +203,12 @@ impl Sink {
             session.abandon();
         })?;
         records.extend(quarantine::settlements(&self.owner, &work.settled));
-        records.extend(evidence_inserts(&self.owner, &out_of_order, packet / 2));
-        let body = Body {
-            swap: &swap,
-            rows: work.advances.len(),
-            records: &records,
-            merge: &prepared.merge,
-            upserts,
-            deletes,
-        };
+        records.extend(evidence_inserts(&self.owner, evidence, packet / 2));
+        let rows = work.advances.len();
+        let body = Body { swap: &swap, rows, records: &records, merge: &prepared.merge, staged };
         match transaction(session, &self.owner, &body).await {
             Ok(Some(superseded)) => match session.run("COMMIT").await {
-                Ok(_) => Ok(Outcome::Committed { superseded, out_of_order: out_of_order.len() }),
+                Ok(_) => Ok(Outcome::Committed { superseded, out_of_order: evidence.len() }),
                 Err(error) => {
                     // Whatever the answer was, the transaction's fate is read from the positions, on a new connection.
                     session.abandon();
@@ -215,7 +239,7 @@ impl Sink {
     /// in transactions that are rolled back. Only sensible while the server is healthy: any other error ends the search.
     pub async fn refused_rows(&mut self, latest: &RecordBatch) -> Result<Vec<RowFault>> {
         self.session().await?;
-        let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_ref()) else {
+        let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(Error::new(Kind::Bug, "search before the target was inspected"));
         };
         refused_rows::search(session, prepared, latest).await
@@ -231,14 +255,18 @@ impl Sink {
     }
 }
 
+/// What was staged is gone with the session that it was staged in.
+fn unstaged() -> Error {
+    Error::new(Kind::SinkUnavailable, "the session ended after the rows were staged")
+}
+
 /// Statements of one transaction between START TRANSACTION and COMMIT.
 struct Body<'a> {
     swap: &'a str,
     rows: usize,
     records: &'a [String],
     merge: &'a Merge,
-    upserts: usize,
-    deletes: usize,
+    staged: &'a Staged,
 }
 
 /// Runs all but COMMIT; `None` where the compare-and-swap found a position elsewhere.
@@ -252,18 +280,14 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> R
         error
     };
     failpoint!("after_stage");
-    session.run("START TRANSACTION").await.map_err(operator)?;
     failpoint!("before_swap");
-    let swapped = session.run(body.swap).await.map_err(operator)?;
-    if swapped.affected != body.rows as u64 {
+    let answers = session.run_several(&["START TRANSACTION", body.swap]).await.map_err(operator)?;
+    if answers.last().map(|answer| answer.done.affected) != Some(body.rows as u64) {
         return Ok(None);
     }
     failpoint!("after_swap");
-    let mut superseded = Vec::new();
-    if body.upserts + body.deletes > 0 {
-        let merged = body.merge.run(session, body.upserts, body.deletes).await;
-        superseded = merged.map_err(StatementError::into_error_about_rows)?;
-    }
+    let merged = body.merge.run(session, body.staged).await;
+    let superseded = merged.map_err(StatementError::into_error_about_rows)?;
     failpoint!("after_merge");
     for lost in &superseded {
         session.run(&owner.correct(lost.partition, lost.upserts, lost.deletes)).await.map_err(operator)?;
@@ -275,30 +299,13 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> R
     Ok(Some(superseded))
 }
 
-/// Fills the stage; taken up again once where the server has just refused `LOAD DATA LOCAL`.
+/// Stages a batch; one without rows needs nothing.
 async fn stage_rows(session: &mut Session, prepared: &Prepared, rows: &RecordBatch, late: &[bool]) -> Result<Filled> {
-    let filled = async {
-        prepared.stage.clear(session).await?;
-        match prepared.stage.fill(session, &prepared.target, rows, late).await? {
-            Filled::NoLocalInfile => {
-                prepared.stage.clear(session).await?;
-                prepared.stage.fill(session, &prepared.target, rows, late).await
-            }
-            filled => Ok(filled),
-        }
+    if rows.num_rows() == 0 {
+        return Ok(Filled::Staged(Staged::Table { upserts: 0, deletes: 0 }));
     }
-    .await;
+    let filled = prepared.stage.put(session, &prepared.target, rows, late).await;
     filled.map_err(StatementError::into_error_about_rows)
-}
-
-/// Upserts and deletes in a batch.
-fn count_rows(latest: &RecordBatch) -> Result<(usize, usize)> {
-    let deleted = latest
-        .column_by_name("_deleted")
-        .and_then(|column| column.as_boolean_opt())
-        .ok_or_else(|| Error::new(Kind::Bug, "latest carries no _deleted column"))?;
-    let deletes = deleted.true_count();
-    Ok((latest.num_rows() - deletes, deletes))
 }
 
 /// INSERTs for `events`, each of about `byte_limit` at most.

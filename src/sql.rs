@@ -15,8 +15,9 @@
 mod bisect;
 mod check;
 mod check_target;
+mod empty_join;
+mod encoded;
 mod engine;
-mod evidence;
 pub mod explain;
 mod fit;
 mod fold;
@@ -33,6 +34,7 @@ mod output;
 mod parse;
 mod plan;
 mod rows;
+mod running_rule;
 mod slots;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the SQL models make of a batch: the part of the road between `sql` and `sink`.
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 
 use crate::hold::Key;
 use crate::position::{Partition, Position};
@@ -93,8 +93,27 @@ pub struct Evaluation {
     /// Rows of `latest` whose key an accepted event names that is older than the highest event time seen before it in its
     /// partition: it may be out of order, depending on what is stored of that key. Ascending, without repeats.
     pub suspects: Vec<usize>,
+    /// What is needed to tell which of the suspects' events are late.
+    pub suspicion: Suspicion,
     /// Figures of the model `metrics`: name to number, for the log line and the metrics table.
     pub metrics: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What the model `out_of_order` reads of one batch. It runs when it is known what was stored before that batch, and by then the engine
+/// may be at a later one. Empty where the batch has no suspects or the pipeline no such model; shares its columns with other tables.
+#[derive(Debug, Clone, Default)]
+pub struct Suspicion {
+    /// By name.
+    pub(crate) tables: Vec<(String, RecordBatch)>,
+    /// Key columns of [`Evaluation::latest`].
+    pub(crate) keys: Vec<ArrayRef>,
+}
+
+impl Suspicion {
+    /// Whether there is nothing to ask for.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
 }
 
 /// An accepted event older than one accepted before it for the same user: evidence against the producer.

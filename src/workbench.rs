@@ -84,7 +84,8 @@ impl Bench {
     }
 
     /// Goes on with an engine and a decoder that somebody else made.
-    pub fn new(engine: Engine, decoder: Decoder, on_error: OnError) -> Result<Self> {
+    pub fn new(mut engine: Engine, decoder: Decoder, on_error: OnError) -> Result<Self> {
+        engine.keep_rows();
         let tables = Tables::of(&engine)?;
         let stop_on_refusal = on_error == OnError::Stop;
         Ok(Self { engine, decoder, stop_on_refusal, tables, holds: HoldSet::default() })
@@ -136,7 +137,7 @@ impl Bench {
         let evaluation = self.evaluate(&decoded, &sorted).await?;
         self.judge(&evaluation)?;
         let known = self.known(&evaluation)?;
-        let out_of_order = self.engine.evidence(&known).await?;
+        let out_of_order = self.engine.evidence(&evaluation.suspicion, &known).await?;
         let models_time = started.elapsed();
         let writes = self.tables.apply(&evaluation, &sorted)?;
         self.tables.note(&out_of_order, &decoded.unmapped);

@@ -19,11 +19,17 @@ mod target;
 /// Far beyond what anything here takes, for machines that are busy with something else.
 const LONG: Duration = Duration::from_secs(150);
 const POSITIONS: &str = "SELECT COALESCE(SUM(next_offset), 0) FROM afterimage_positions";
-const QUARANTINED: &str = "SELECT COUNT(*) FROM error_data_enrichment";
 
 fn small() -> Variant {
     Variant { pipeline: crate::faults::small_batches(), ..Variant::default() }
 }
+
+/// The same with one transaction at a time, for tests that follow it.
+fn one_lane() -> Variant {
+    Variant { pipeline: format!("lanes = 1\n{}", crate::faults::small_batches()), ..Variant::default() }
+}
+
+const QUARANTINED: &str = "SELECT COUNT(*) FROM error_data_enrichment";
 
 /// A member of the group that is missed after six seconds.
 fn short_session() -> String {

@@ -61,21 +61,26 @@ on_both_servers! {
     async fn killed_at_each_step_of_the_commit(server) {
         let variant = Variant { pipeline: small_batches(), kafka: static_member(), ..Variant::default() };
         let (mut rig, proxy) = behind_a_proxy(server, variant).await;
-        let mut records = harsh(9_000, 200, 29).into_iter();
+        let mut records = harsh(12_000, 2_000, 29).into_iter();
+        // Some are only of batches large enough for the stage, some only of those small enough to do without.
+        let (large, small) = (1_500, 90);
         let steps = [
-            ("CREATE TEMPORARY", Fault::LoseAnswer), ("LOAD DATA", Fault::LoseAnswer), ("START TRANSACTION", Fault::LoseAnswer),
-            ("UPDATE AFTERIMAGE_POSITIONS P JOIN", Fault::LoseAnswer), ("INSERT INTO AFTERIMAGE_TOMBSTONES", Fault::LoseAnswer),
-            ("INSERT INTO `ENRICHED_USER`", Fault::LoseAnswer), ("DELETE T FROM", Fault::LoseAnswer),
-            ("INSERT INTO ERROR_DATA_ENRICHMENT", Fault::LoseAnswer), ("COMMIT", Fault::CutBefore), ("COMMIT", Fault::LoseAnswer),
+            ("CREATE TEMPORARY", Fault::LoseAnswer, large), ("DROP TEMPORARY", Fault::LoseAnswer, large),
+            ("LOAD DATA", Fault::LoseAnswer, large), ("DELETE T FROM", Fault::LoseAnswer, large),
+            ("START TRANSACTION", Fault::LoseAnswer, small), ("UPDATE AFTERIMAGE_POSITIONS P JOIN", Fault::LoseAnswer, small),
+            ("INSERT INTO AFTERIMAGE_TOMBSTONES", Fault::LoseAnswer, small), ("INSERT INTO `ENRICHED_USER`", Fault::LoseAnswer, small),
+            ("SELECT S.N", Fault::LoseAnswer, small), ("DELETE FROM `ENRICHED_USER`", Fault::LoseAnswer, small),
+            ("INSERT INTO ERROR_DATA_ENRICHMENT", Fault::LoseAnswer, small), ("COMMIT", Fault::CutBefore, small),
+            ("COMMIT", Fault::LoseAnswer, small),
         ];
-        for (number, (statement, fault)) in steps.into_iter().enumerate() {
-            rig.write(records.by_ref().take(800)).await;
+        for (number, (statement, fault, count)) in steps.into_iter().enumerate() {
+            rig.write(records.by_ref().take(400)).await;
             // Adopting commits, too: the step is that of a batch only once the first batch is through.
             let mut running = rig.start(&format!("step-{number}"));
             running.wait_for_log("partition begun", LONG).await;
             let fired = proxy.fired();
             proxy.arm(statement, fault);
-            rig.write(records.by_ref().take(100)).await;
+            rig.write(records.by_ref().take(count)).await;
             proxy.wait_until_fired(fired + 1, LONG).await;
             running.kill();
             proxy.disarm();

@@ -21,6 +21,7 @@ mod road;
 mod schema;
 mod security;
 mod servers;
+mod sink;
 mod source;
 mod support;
 mod workbench;

@@ -212,6 +212,12 @@ pub(super) static PIPELINE: Section = Section {
             "How long a deleted key is remembered, so that a late, older update does not bring it back.",
         ),
         key(
+            "lanes",
+            Kind::Count { min: 1, max: 64 },
+            Absent::Default("2"),
+            "How many transactions may be open at the same time, each of other partitions. Every lane takes two connections.",
+        ),
+        key(
             "metrics_interval",
             Kind::Duration { min: "1s", max: "1d" },
             Absent::Default("10s"),

@@ -372,6 +372,7 @@ fn pipeline<'d>(reader: &Reader<'d>, table: &Table<'d>, claim: &mut Claim) -> Op
         let help = "a delete dated in the future would be forgotten before its own time comes: keep it longer";
         reader.fault(code::CONTRADICTION, place.as_ref(), what, help);
     }
+    let lanes = reader.count(table, "lanes").and_then(|count| usize::try_from(count).ok());
     let metrics_interval = reader.duration(table, "metrics_interval");
     let shutdown_timeout = reader.duration(table, "shutdown_timeout");
     let batch = batch(reader, table);
@@ -392,6 +393,7 @@ fn pipeline<'d>(reader: &Reader<'d>, table: &Table<'d>, claim: &mut Claim) -> Op
         tombstone_retention: tombstone_retention?,
         batch: batch?,
         max_refused: max_refused?,
+        lanes: lanes?,
         metrics_interval: metrics_interval?,
         shutdown_timeout: shutdown_timeout?,
         lookups: lookups?,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, TimestampNanosecondArray,
 };
+use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{Fields, SchemaRef};
 use arrow::error::ArrowError;
 
@@ -143,12 +144,17 @@ impl Rows {
     fn batch(&mut self) -> Result<RecordBatch, ArrowError> {
         let rows = self.len();
         let ops: StringArray = take(&mut self.ops).into_iter().map(|op| op.map(Op::name)).collect();
+        let topic = StringArray::try_new(
+            OffsetBuffer::from_lengths(std::iter::repeat_n(self.topic.len(), rows)),
+            Buffer::from_vec(self.topic.repeat(rows).into_bytes()),
+            None,
+        )?;
         let columns: Vec<ArrayRef> = vec![
             Arc::new(ops),
             self.before.finish(&self.image_fields)?,
             self.after.finish(&self.image_fields)?,
             Arc::new(TimestampNanosecondArray::from(take(&mut self.ts_ns)).with_timezone("UTC")),
-            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&*self.topic, rows))),
+            Arc::new(topic),
             Arc::new(Int32Array::from(take(&mut self.partitions))),
             Arc::new(Int64Array::from(take(&mut self.offsets))),
             Arc::new(TimestampMillisecondArray::from(take(&mut self.kafka_ts_ms)).with_timezone("UTC")),

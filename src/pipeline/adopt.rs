@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::health::State;
 use super::protocol::Lost;
-use super::{Owned, Pipeline, policy, protocol};
+use super::{Owned, Pipeline, Standing, policy, protocol};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -136,6 +136,10 @@ impl Pipeline {
     /// Adopts what is due. Errors that pass by themselves only postpone it.
     pub(super) async fn adopt_due(&mut self) -> Result<()> {
         let now = Instant::now();
+        if self.adoption.due() > now {
+            return Ok(());
+        }
+        self.land_all().await?;
         let due: Vec<Assignment> = self
             .adoption
             .waiting
@@ -143,9 +147,6 @@ impl Pipeline {
             .filter(|(_, when)| *when <= now)
             .map(|(assignment, _)| *assignment)
             .collect();
-        if due.is_empty() {
-            return Ok(());
-        }
         match self.adopt(&due).await {
             Ok(()) => {
                 self.adoption.attempt = 0;
@@ -240,14 +241,9 @@ impl Pipeline {
         self.health.update(|snapshot| {
             snapshot.halted.remove(&partition);
         });
-        let owned = Owned {
-            assignment,
-            epoch: row.epoch,
-            next_offset: row.next_offset,
-            transaction: row.transaction,
-            high_water_ns: row.high_water_ns,
-        };
-        self.owned.insert(partition, owned);
+        let stored =
+            Standing { next_offset: row.next_offset, transaction: row.transaction, high_water_ns: row.high_water_ns };
+        self.owned.insert(partition, Owned { assignment, epoch: row.epoch, stored, ahead: stored });
     }
 
     fn halt_partition(&mut self, assignment: Assignment, error: &Error) {
@@ -383,9 +379,9 @@ impl Pipeline {
                         known.assignment == owned.assignment
                             && known.at_end
                             && known.buffered_events == 0
-                            && known.next.is_some_and(|next| next <= owned.next_offset)
+                            && known.next.is_some_and(|next| next <= owned.stored.next_offset)
                     });
-                    if owned.next_offset < *goal && !drained {
+                    if owned.stored.next_offset < *goal && !drained {
                         return Ok(false);
                     }
                 }

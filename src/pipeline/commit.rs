@@ -1,6 +1,6 @@
 //! Committing: repeats one transaction until its fate is known.
 //!
-//! In: shaped work. Out: committed, refused rows to take out, partitions that aren't ours any more, or "asked to stop". A sick
+//! In: shaped work, and perhaps what came of a first attempt. Out: committed, refused rows to take out, partitions that aren't ours any more, or "asked to stop". A sick
 //! database makes it wait, visibly, for as long as it takes; a COMMIT without an answer is settled by the positions before anything
 //! else happens, however often that question has to be asked.
 
@@ -13,15 +13,13 @@ use rand::RngExt;
 use super::health::State;
 use super::policy::{self, Pace};
 use super::protocol::{self, Claim, Next, Observed};
-use super::{Pipeline, upkeep::Committed};
+use super::{Pipeline, Stations, upkeep::Committed};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::position::{Partition, Position};
-use crate::record::RawBatch;
 use crate::sink::positions::Token;
-use crate::sink::quarantine::Quarantined;
-use crate::sink::{Outcome, RowFault, Work};
-use crate::work::{Evaluation, Refusal, Stage};
+use crate::sink::{Outcome, RowFault, Staging, Work};
+use crate::work::{Refusal, Stage, Suspicion};
 
 /// A transaction that others' locks hold up for longer than this is shown as waiting.
 const LONG_WAIT: Duration = Duration::from_secs(5);
@@ -43,28 +41,14 @@ pub(super) enum Applied {
 }
 
 impl Pipeline {
-    /// Applies a batch.
-    pub(super) async fn apply(&mut self, raw: &RawBatch, evaluation: &Evaluation) -> Result<Applied> {
-        let quarantine: Vec<Quarantined<'_>> = Self::quarantined(raw, evaluation);
-        let mut late = vec![false; evaluation.latest.num_rows()];
-        for row in &evaluation.suspects {
-            if let Some(late) = late.get_mut(*row) {
-                *late = true;
-            }
-        }
-        let work = Work {
-            id: token(),
-            advances: self.advances(raw, evaluation),
-            latest: &evaluation.latest,
-            late,
-            quarantine,
-            settled: Vec::new(),
-        };
-        self.commit(&work).await
-    }
-
-    /// Repeats `work` until its fate is known. What follows each attempt and each question is for [`protocol::next`] to say.
-    pub(super) async fn commit(&mut self, work: &Work<'_>) -> Result<Applied> {
+    /// Repeats `work` until its fate is known; `tried` is what came of the first attempt, if there was one. What follows each attempt and
+    /// each question is for [`protocol::next`] to say. Nothing else may be under way.
+    pub(super) async fn commit(
+        &mut self,
+        work: &Work<'_>,
+        suspicion: &Suspicion,
+        mut tried: Option<Result<Outcome>>,
+    ) -> Result<Applied> {
         let owner = self.stations.sink.owner().token;
         let claim = Claim { id: &work.id, owner: &owner, advances: &work.advances };
         // Attempts to apply, and questions what became of the last one: none while it isn't in doubt.
@@ -73,7 +57,10 @@ impl Pipeline {
         loop {
             let outcome = if asked == 0 {
                 attempt += 1;
-                self.attempt(work).await
+                match tried.take() {
+                    Some(outcome) => outcome,
+                    None => self.attempt(work, suspicion).await,
+                }
             } else {
                 failpoint!("before_read_back");
                 self.stations.sink.find(&work.advances).await.map(Outcome::Lost)
@@ -133,20 +120,26 @@ impl Pipeline {
     }
 
     /// Tries to apply `work` once.
-    async fn attempt(&mut self, work: &Work<'_>) -> Result<Outcome> {
-        let engine = &mut self.stations.engine;
-        let mut evidence = async |known: Vec<(usize, _)>| engine.evidence(&known).await;
-        self.stations.sink.apply(work, &mut evidence).await
+    async fn attempt(&mut self, work: &Work<'_>, suspicion: &Suspicion) -> Result<Outcome> {
+        let Stations { sink, engine, .. } = &mut self.stations;
+        let staged = match sink.stage(work).await? {
+            Staging::Ready(staged) => staged,
+            Staging::Refused(faults) => return Ok(Outcome::Rows(faults)),
+        };
+        let known = sink.known(work, &staged).await?;
+        let evidence = engine.evidence(suspicion, &known).await?;
+        sink.transact(work, &staged, &evidence).await
     }
 
     /// Memory follows as far as every transaction goes; what a batch or a re-run means besides is their callers' to remember.
     fn remember(&mut self, work: &Work<'_>) {
         for advance in &work.advances {
             if let Some(owned) = self.owned.get_mut(&advance.partition) {
-                owned.next_offset = advance.to;
-                owned.transaction = work.id;
+                owned.stored.next_offset = advance.to;
+                owned.stored.transaction = work.id;
             }
         }
+        self.go_back();
     }
 
     fn log(&self, next: &Next, outcome: &Result<Outcome>, attempt: u32, asked: u32) {
@@ -192,7 +185,7 @@ fn observed(outcome: &Result<Outcome>, doubtful: bool) -> Observed<'_> {
     }
 }
 
-fn committed(outcome: Result<Outcome>, attempt: u32) -> Committed {
+pub(super) fn committed(outcome: Result<Outcome>, attempt: u32) -> Committed {
     match outcome {
         Ok(Outcome::Committed { superseded, out_of_order }) => {
             Committed { superseded, out_of_order, retries: attempt - 1 }

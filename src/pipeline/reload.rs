@@ -147,6 +147,7 @@ impl Pipeline {
             return Ok(());
         }
         self.reload.due = Instant::now() + AGAIN;
+        self.land_all().await?;
         if let Some(definition) = self.reload.ready.take() {
             self.reload.ready = self.take_up(definition).await?;
         }

@@ -18,7 +18,7 @@ use crate::record::RawBatch;
 use crate::sink::Work;
 use crate::sink::positions::{Advance, SumChanges};
 use crate::sink::quarantine::{self, PendingRow, Settled, SettledInto};
-use crate::work::{Evaluation, PartitionSums};
+use crate::work::{Evaluation, PartitionSums, Suspicion};
 
 /// Records per transaction.
 const AT_ONCE: usize = 5_000;
@@ -89,6 +89,7 @@ impl Pipeline {
         }
         let owner = self.stations.sink.owner().clone();
         if !goes_on && quarantine::any_marked(self.stations.sink.session().await?, &owner).await? {
+            self.land_all().await?;
             // Somebody has mended something: perhaps the target, and perhaps a moment after it was looked at last.
             self.look_at_target().await?;
             let rows = self.pending().await?;
@@ -97,6 +98,9 @@ impl Pipeline {
             if !given_up.is_empty() {
                 self.discard(&given_up).await?;
             }
+        }
+        if !self.holds.runnable(1).is_empty() {
+            self.land_all().await?;
         }
         let runnable = self.holds.runnable(AT_ONCE);
         if !runnable.is_empty() && !self.stopping() && self.rerun(&runnable).await? {
@@ -127,7 +131,7 @@ impl Pipeline {
             quarantine: Vec::new(),
             settled,
         };
-        if let Applied::Committed(_) = self.commit(&work).await? {
+        if let Applied::Committed(_) = self.commit(&work, &Suspicion::default(), None).await? {
             for position in &positions {
                 self.holds.remove(*position);
             }
@@ -174,7 +178,7 @@ impl Pipeline {
             if work.advances.is_empty() {
                 return Ok(false);
             }
-            match self.commit(&work).await? {
+            match self.commit(&work, &evaluation.suspicion, None).await? {
                 Applied::Committed(_) => {
                     let progress = self.settle_in_memory(positions, &evaluation);
                     let resolved = positions.len() - evaluation.refused.len() - evaluation.held.len();
@@ -212,9 +216,9 @@ impl Pipeline {
             .map(|(partition, owned)| Advance {
                 partition: *partition,
                 epoch: owned.epoch,
-                last: owned.transaction,
-                from: owned.next_offset,
-                to: owned.next_offset,
+                last: owned.stored.transaction,
+                from: owned.stored.next_offset,
+                to: owned.stored.next_offset,
                 high_water_ns: None,
                 sums: sums(*partition),
                 generation: self.stations.sink.owner().generation,

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::health::State;
+use super::lanes::Parcel;
 use super::policy;
 use super::target::LOOK_AT_TARGET;
 use super::{Pipeline, Stations, sum_changes};
 use crate::error::{Error, Kind, Result};
 use crate::position::Partition;
-use crate::record::RawBatch;
 use crate::sink::Superseded;
 use crate::sink::positions::SumChanges;
 use crate::sink::summary::{self, Summary};
@@ -31,14 +31,6 @@ pub(super) struct Committed {
     pub superseded: Vec<Superseded>,
     pub out_of_order: usize,
     pub retries: u32,
-}
-
-/// Time per station of one batch.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Times {
-    pub decode: Duration,
-    pub sql: Duration,
-    pub sink: Duration,
 }
 
 /// Clocks of one pipeline.
@@ -93,10 +85,14 @@ impl Pipeline {
         let now = Instant::now();
         if now >= self.upkeep.positions {
             self.upkeep.positions = now + LOOK_AT_POSITIONS;
-            let done = self.look_at_positions().await;
-            self.tolerate("looking at the positions", done)?;
+            // What is under way finds out by itself, and would have to be waited for.
+            if self.lanes.is_idle() {
+                let done = self.look_at_positions().await;
+                self.tolerate("looking at the positions", done)?;
+            }
         }
         if now >= self.upkeep.target {
+            self.land_all().await?;
             let done = self.target_due().await;
             self.tolerate("looking at the target", done)?;
         }
@@ -175,6 +171,7 @@ impl Pipeline {
         if !lookups.is_retry_due() || self.upkeep.rerun_goes_on {
             return Ok(());
         }
+        self.land_all().await?;
         self.stations.lookups.retry_begun();
         let marked = match self.retry_model_refusals().await {
             Ok(marked) => marked,
@@ -196,7 +193,8 @@ impl Pipeline {
     }
 
     /// One line per sink cycle, and the figures for the interval.
-    pub(super) fn report(&mut self, raw: &RawBatch, evaluation: &Evaluation, committed: &Committed, times: Times) {
+    pub(super) fn report(&mut self, parcel: &Parcel, committed: &Committed, sink: Duration) {
+        let Parcel { raw, evaluation, decode, sql, .. } = parcel;
         let mut sums = SumChanges::default();
         for partition in &evaluation.sums {
             sums.add(&sum_changes(partition));
@@ -215,9 +213,9 @@ impl Pipeline {
         summary.sums.add(&sums);
         summary.out_of_order += committed.out_of_order as u64;
         summary.bytes_read += raw.byte_len() as u64;
-        summary.decode_ms += ms(times.decode);
-        summary.sql_ms += ms(times.sql);
-        summary.sink_ms += ms(times.sink);
+        summary.decode_ms += ms(*decode);
+        summary.sql_ms += ms(*sql);
+        summary.sink_ms += ms(sink);
         if let Some(figures) = summary_figures(evaluation) {
             summary.extra = Some(figures);
         }
@@ -241,9 +239,9 @@ impl Pipeline {
             deleted = sums.deleted,
             superseded = sums.superseded,
             out_of_order = committed.out_of_order,
-            decode_ms = ms(times.decode),
-            sql_ms = ms(times.sql),
-            sink_ms = ms(times.sink),
+            decode_ms = ms(*decode),
+            sql_ms = ms(*sql),
+            sink_ms = ms(sink),
             lag,
             freshness_ms = freshness,
             retries = committed.retries,
@@ -259,7 +257,7 @@ impl Pipeline {
         let mut lag = None;
         for known in &stats.partitions {
             if let (Some(owned), Some(end)) = (self.owned.get(&known.assignment.partition), known.end) {
-                *lag.get_or_insert(0) += (end.high - owned.next_offset).max(0);
+                *lag.get_or_insert(0) += (end.high - owned.stored.next_offset).max(0);
             }
         }
         lag

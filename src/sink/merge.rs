@@ -3,14 +3,16 @@
 //! Order: tombstones, guarded upserts, then deletes of whatever a tombstone dominates. The deletes are current reads with locks, so
 //! the result is right even when two sessions work on one key at the same time; no gap locks are needed under READ COMMITTED.
 //! Version columns are assigned last and least significant first, because the update list is evaluated left to right on values
-//! already changed. `>=` makes a repetition of the same event a no-op that still wins.
+//! already changed. `>=` makes a repetition of the same event a no-op that still wins. A small batch does the same without the stage
+//! ([`super::direct`]).
 
+use super::encode::key_says_itself;
 use super::quoting::identifier;
 use super::session::{Session, StatementError, int_at};
-use super::stage::STAGE;
+use super::stage::{STAGE, Staged};
 use super::tables::TOMBSTONES;
 use crate::failpoint::failpoint;
-use crate::position::Partition;
+use crate::position::{Partition, Version};
 use crate::target::{Target, VERSION_COLUMNS};
 
 /// Statements that depend only on the target; built once.
@@ -32,9 +34,28 @@ pub struct Superseded {
     pub deletes: i64,
 }
 
+/// What is stored of rows' keys: number of the row in the batch, and the newer version of row and tombstone; `None` for keys never seen.
+pub type Known = Vec<(usize, Option<Version>)>;
+
 /// Version of a row or tombstone.
-fn version(alias: &str) -> String {
+pub(super) fn version(alias: &str) -> String {
     format!("({alias}.cdc_ts,{alias}.cdc_partition,{alias}.cdc_offset)")
+}
+
+/// An assignment of an upsert's update list that holds where the new version is at least the old one. Written out, because the servers
+/// compare rows of values slowly: with 200 columns that was a tenth of the statement. In an update list the old row goes by its
+/// table's name, neither server takes an alias there; `new` says what the new row's columns are called.
+pub(super) fn guarded(old: &str, name: &str, value: &str, new: &dyn Fn(&str) -> String) -> String {
+    let [time, partition, offset] = VERSION_COLUMNS.map(new);
+    format!(
+        "{old}.{name} = IF({time} > {old}.cdc_ts OR ({time} = {old}.cdc_ts AND ({partition} > {old}.cdc_partition OR \
+         ({partition} = {old}.cdc_partition AND {offset} >= {old}.cdc_offset))), {value}, {old}.{name})"
+    )
+}
+
+/// The assignments of the version itself, least significant first.
+pub(super) fn newer_last(old: &str, new: &dyn Fn(&str) -> String) -> Vec<String> {
+    VERSION_COLUMNS.iter().rev().map(|name| guarded(old, name, &new(name), new)).collect()
 }
 
 impl Merge {
@@ -45,21 +66,19 @@ impl Merge {
             target.keys().iter().map(|column| format!("t.{0} = s.{0}", identifier(&column.name))).collect();
         let on_key = on_key.join(" AND ");
         let pipeline = super::positions::text_ascii(pipeline);
-        let on_tombstone = format!("d.pipeline = {pipeline} AND d.row_key = s.`__row_key`");
-        // In an upsert's update list the old row goes by its table's name: neither server takes an alias there.
-        let guarded = |old: &str, name: &str, new: &str| {
-            format!("{old}.{name} = IF({} >= {}, {new}, {old}.{name})", version("s"), version(old))
+        let row_key = match target.keys() {
+            [key] if key_says_itself(target) => format!("CAST(s.{} AS BINARY)", identifier(&key.name)),
+            _ => "s.`__row_key`".to_owned(),
         };
-        let versions = |old: &str| -> Vec<String> {
-            VERSION_COLUMNS.iter().rev().map(|name| guarded(old, name, &format!("s.{name}"))).collect()
-        };
+        let on_tombstone = format!("d.pipeline = {pipeline} AND d.row_key = {row_key}");
+        let staged = |name: &str| format!("s.{name}");
         let mut assignments: Vec<String> = target
             .data()
             .iter()
             .map(|column| identifier(&column.name))
-            .map(|name| guarded(&table, &name, &format!("s.{name}")))
+            .map(|name| guarded(&table, &name, &staged(&name), &staged))
             .collect();
-        assignments.extend(versions(&table));
+        assignments.extend(newer_last(&table, &staged));
         let selected: Vec<String> = names.iter().map(|name| format!("s.{name}")).collect();
         let upserts = format!(
             "INSERT INTO {table} ({}, cdc_ts, cdc_partition, cdc_offset) SELECT {}, s.cdc_ts, s.cdc_partition, s.cdc_offset FROM {STAGE} s \
@@ -68,10 +87,10 @@ impl Merge {
             selected.join(", "),
             assignments.join(", "),
         );
-        let mut tombstone = vec![guarded(TOMBSTONES, "deleted", "UTC_TIMESTAMP(6)")];
-        tombstone.extend(versions(TOMBSTONES));
+        let mut tombstone = vec![guarded(TOMBSTONES, "deleted", "UTC_TIMESTAMP(6)", &staged)];
+        tombstone.extend(newer_last(TOMBSTONES, &staged));
         let tombstones = format!(
-            "INSERT INTO {TOMBSTONES} (pipeline, row_key, cdc_ts, cdc_partition, cdc_offset, deleted) SELECT {pipeline}, s.`__row_key`, s.cdc_ts, \
+            "INSERT INTO {TOMBSTONES} (pipeline, row_key, cdc_ts, cdc_partition, cdc_offset, deleted) SELECT {pipeline}, {row_key}, s.cdc_ts, \
              s.cdc_partition, s.cdc_offset, UTC_TIMESTAMP(6) FROM {STAGE} s WHERE s.`__op` = 'd' ON DUPLICATE KEY UPDATE {}",
             tombstone.join(", ")
         );
@@ -96,8 +115,8 @@ impl Merge {
             d = version("d"),
         );
         let known = format!(
-            "SELECT s.`__row`, t.cdc_ts, t.cdc_partition, t.cdc_offset, d.cdc_ts, d.cdc_partition, d.cdc_offset FROM {STAGE} s \
-             LEFT JOIN {table} t ON {on_key} LEFT JOIN {TOMBSTONES} d ON {on_tombstone} WHERE s.`__late` = 1 ORDER BY s.`__row`"
+            "SELECT s.`__late`, t.cdc_ts, t.cdc_partition, t.cdc_offset, d.cdc_ts, d.cdc_partition, d.cdc_offset FROM {STAGE} s \
+             LEFT JOIN {table} t ON {on_key} LEFT JOIN {TOMBSTONES} d ON {on_tombstone} WHERE s.`__late` IS NOT NULL ORDER BY s.`__late`"
         );
         Self {
             tombstones,
@@ -110,32 +129,38 @@ impl Merge {
         }
     }
 
-    /// Runs the merge inside the caller's transaction. `upserts` and `deletes` are the staged rows by kind; the answer lists what of
-    /// them lost against a newer version, empty for an orderly stream.
-    pub async fn run(
+    /// Runs the merge inside the caller's transaction; the answer lists what of the staged rows lost against a newer version, empty for an
+    /// orderly stream.
+    pub async fn run(&self, session: &mut Session, staged: &Staged) -> Result<Vec<Superseded>, StatementError> {
+        match staged {
+            Staged::Table { upserts: 0, deletes: 0 } => Ok(Vec::new()),
+            Staged::Table { upserts, deletes } => self.run_on_table(session, *upserts as u64, *deletes as u64).await,
+            Staged::Text(statements) => statements.run(session).await,
+        }
+    }
+
+    async fn run_on_table(
         &self,
         session: &mut Session,
-        upserts: usize,
-        deletes: usize,
+        upserts: u64,
+        deletes: u64,
     ) -> Result<Vec<Superseded>, StatementError> {
         // Tallied from what the server reports anyway, so that an orderly batch pays nothing for exact sums.
         let mut lost = false;
-        if deletes > 0 {
-            let done = session.run(&self.tombstones).await?;
-            lost |= won(done) < deletes as u64;
-        }
         failpoint!("before_upserts");
-        if upserts > 0 {
-            let done = session.run(&self.upserts).await?;
-            lost |= won(done) < upserts as u64;
+        let written = [(deletes, &self.tombstones), (upserts, &self.upserts)]
+            .map(|(rows, sql)| (rows > 0).then_some((rows, sql)));
+        let written: Vec<(u64, &String)> = written.into_iter().flatten().collect();
+        let statements: Vec<&str> = written.iter().map(|(_, sql)| sql.as_str()).collect();
+        let answers = session.run_several(&statements).await?;
+        for ((rows, _), answer) in written.iter().zip(&answers) {
+            lost |= won(answer.done) < *rows;
         }
         failpoint!("after_upserts");
         if deletes > 0 {
-            session.run(&self.delete_deleted).await?;
-            if !lost {
-                let overtaken = session.rows(&self.count_overtaken).await?;
-                lost |= overtaken.first().and_then(|row| int_at(row, 0)).unwrap_or(0) > 0;
-            }
+            let answers = session.run_several(&[&self.delete_deleted, &self.count_overtaken]).await?;
+            let overtaken = answers.last().and_then(|answer| int_at(answer.rows.first()?, 0));
+            lost |= overtaken.unwrap_or(0) > 0;
         }
         if upserts > 0 {
             lost |= session.run(&self.delete_dominated).await?.affected > 0;
@@ -154,18 +179,17 @@ impl Merge {
             .collect())
     }
 
-    /// What is stored of the keys whose rows were staged as late: row number and the newer version of row and tombstone, `None` for
-    /// keys never seen.
-    pub async fn known(
-        &self,
-        session: &mut Session,
-    ) -> Result<Vec<(usize, Option<crate::position::Version>)>, StatementError> {
+    /// What is stored of the keys whose rows were staged as late, in the order of the rows.
+    pub async fn known(&self, session: &mut Session, staged: &Staged) -> Result<Known, StatementError> {
+        if let Staged::Text(statements) = staged {
+            return statements.known(session).await;
+        }
         let rows = session.rows(&self.known).await?;
         Ok(rows
             .iter()
             .map(|row| {
                 let read = |first: usize| {
-                    Some(crate::position::Version {
+                    Some(Version {
                         ts_ns: int_at(row, first)?,
                         partition: Partition::try_from(int_at(row, first + 1)?).ok()?,
                         offset: int_at(row, first + 2)?,

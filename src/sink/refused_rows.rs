@@ -7,7 +7,7 @@ use arrow::compute::take_record_batch;
 
 use super::session::{Session, StatementError};
 use super::stage::{Filled, RowFault};
-use super::{Prepared, count_rows, server_error::Class, stage_rows};
+use super::{Prepared, server_error::Class};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 
@@ -46,13 +46,17 @@ async fn attempt(
     let rows = take_record_batch(latest, &indices)
         .map_err(|error| Error::new(Kind::Bug, "cutting a batch failed").source(error))?;
     let late = vec![false; rows.num_rows()];
-    if let Filled::Refused(faults) = stage_rows(session, prepared, &rows, &late).await? {
-        let unnamed = || RowFault { row: 0, column: None, reason: "MySQL refuses the value".to_owned() };
-        return Ok(Some(faults.into_iter().next().unwrap_or_else(unnamed)));
-    }
-    let (upserts, deletes) = count_rows(&rows)?;
+    // By way of the stage, whatever the size: what is wrong with a value shows there, with its column.
+    let filled = prepared.stage.put_into_table(session, &prepared.target, &rows, &late).await;
+    let staged = match filled.map_err(StatementError::into_error_about_rows)? {
+        Filled::Staged(staged) => staged,
+        Filled::Refused(faults) => {
+            let unnamed = || RowFault { row: 0, column: None, reason: "MySQL refuses the value".to_owned() };
+            return Ok(Some(faults.into_iter().next().unwrap_or_else(unnamed)));
+        }
+    };
     session.run("START TRANSACTION").await.map_err(StatementError::into_error)?;
-    let merged = prepared.merge.run(session, upserts, deletes).await;
+    let merged = prepared.merge.run(session, &staged).await;
     session.rollback().await;
     match merged {
         Ok(_) => Ok(None),

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, Row, SslOpts};
+use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, QueryResult, Row, SslOpts, TextProtocol};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use super::server_error::{self, Class};
 use crate::error::{Error, Kind, Result, without_values};
@@ -56,6 +58,13 @@ pub struct Done {
     pub duplicates: u64,
 }
 
+/// What one of several statements of a request answered.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pub done: Done,
+    pub rows: Vec<Row>,
+}
+
 /// An error of one statement.
 #[derive(Debug)]
 pub struct StatementError {
@@ -73,6 +82,9 @@ pub struct Session {
     answered: Instant,
     pub facts: ServerFacts,
 }
+
+/// Stands between statements of one request. The tests' proxy tells them apart by it.
+const STATEMENT_END: &str = ";\n";
 
 /// A session that was silent for so long is asked whether it still is one, well before the server ends it.
 const SILENT: Duration = Duration::from_secs(8);
@@ -111,7 +123,7 @@ impl Connector {
         let address = (self.address)()?;
         let place = format!("MySQL at {}:{}", address.host, address.port);
         let opening = Conn::new(options(&address));
-        let conn = match tokio::time::timeout(self.connect_timeout, opening).await {
+        let conn = match timeout(self.connect_timeout, opening).await {
             Ok(Ok(conn)) => conn,
             Ok(Err(error)) => return Err(connect_error(error).at(place)),
             Err(_) => return Err(Error::new(Kind::SinkUnavailable, format!("{place}: no answer to connect"))),
@@ -223,9 +235,15 @@ impl Session {
     /// Whether the session can be used; one that was silent for long may have been ended by the server, and is asked.
     pub async fn alive(&mut self) -> bool {
         if self.conn.is_some() && self.answered.elapsed() > SILENT {
-            let _ = self.guard(async |conn: &mut Conn| conn.ping().await).await;
+            let _ = self.ping().await;
         }
         self.conn.is_some()
+    }
+
+    async fn ping(&mut self) -> Result<(), StatementError> {
+        let mut conn = self.take()?;
+        let answer = timeout(self.timeout, conn.ping()).await;
+        self.answer(conn, answer)
     }
 
     /// Gives the connection up; what it had open is rolled back by the server (or, if a COMMIT is under way, decided there).
@@ -235,12 +253,25 @@ impl Session {
 
     /// Runs a statement that yields no rows.
     pub async fn run(&mut self, sql: &str) -> Result<Done, StatementError> {
-        self.guard(async |conn: &mut Conn| execute(conn, sql).await).await
+        let mut conn = self.take()?;
+        let answer = timeout(self.timeout, execute(&mut conn, sql)).await;
+        self.answer(conn, answer)
     }
 
     /// Runs a statement and collects its rows.
     pub async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, StatementError> {
-        self.guard(async |conn: &mut Conn| conn.query(sql).await).await
+        let mut conn = self.take()?;
+        let answer = timeout(self.timeout, conn.query(sql)).await;
+        self.answer(conn, answer)
+    }
+
+    /// Runs statements one after the other in one request, so that they cost one round trip, under one deadline. The first that fails
+    /// ends it, and what was done before it stays: only for inside a transaction, or where that is no harm. One answer per statement.
+    pub async fn run_several(&mut self, statements: &[&str]) -> Result<Vec<Answer>, StatementError> {
+        let request = statements.join(STATEMENT_END);
+        let mut conn = self.take()?;
+        let answer = timeout(self.timeout, execute_several(&mut conn, &request, statements.len())).await;
+        self.answer(conn, answer)
     }
 
     /// Runs a statement and hands over each row as it comes, until `take` says that it is enough. `patience` is for each wait.
@@ -251,9 +282,9 @@ impl Session {
         mut take: impl FnMut(Row) -> bool,
     ) -> Result<(), StatementError> {
         let silent = || StatementError::dead(format!("no answer within {patience:?}"));
-        let mut conn = self.conn.take().ok_or_else(|| StatementError::dead("the connection was given up"))?;
-        let mut result = tokio::time::timeout(patience, conn.query_iter(sql)).await.map_err(|_| silent())??;
-        while let Some(row) = tokio::time::timeout(patience, result.next()).await.map_err(|_| silent())?? {
+        let mut conn = self.take()?;
+        let mut result = timeout(patience, conn.query_iter(sql)).await.map_err(|_| silent())??;
+        while let Some(row) = timeout(patience, result.next()).await.map_err(|_| silent())?? {
             if !take(row) {
                 // What else would come is left with the connection.
                 return Ok(());
@@ -269,14 +300,12 @@ impl Session {
     pub async fn load(&mut self, sql: &str, rows: Bytes) -> Result<Done, StatementError> {
         // One stream element is one packet; between 64 and 256 KiB nothing changes in speed.
         let length = self.facts.max_allowed_packet.div_ceil(2).clamp(512, 128 << 10);
-        self.guard(async |conn: &mut Conn| {
-            let rows = rows.clone();
-            let chunks = (0..rows.len()).step_by(length);
-            let chunks: Vec<_> = chunks.map(|start| Ok(rows.slice(start..rows.len().min(start + length)))).collect();
-            conn.set_infile_handler(async move { Ok(futures::stream::iter(chunks).boxed()) });
-            execute(conn, sql).await
-        })
-        .await
+        let chunks = (0..rows.len()).step_by(length);
+        let chunks: Vec<_> = chunks.map(|start| Ok(rows.slice(start..rows.len().min(start + length)))).collect();
+        let mut conn = self.take()?;
+        conn.set_infile_handler(async move { Ok(futures::stream::iter(chunks).boxed()) });
+        let answer = timeout(self.timeout, execute(&mut conn, sql)).await;
+        self.answer(conn, answer)
     }
 
     /// Rolls back; a session on which even that fails is given up.
@@ -286,15 +315,18 @@ impl Session {
         }
     }
 
-    /// One call under the deadline. The connection is taken out while it runs: a dropped future leaves no connection behind.
-    async fn guard<T>(
+    /// The connection, taken out while a call runs: a dropped future leaves no connection behind.
+    fn take(&mut self) -> Result<Conn, StatementError> {
+        self.conn.take().ok_or_else(|| StatementError::dead("the connection was given up"))
+    }
+
+    /// One call's answer within the deadline; puts the connection back where it is as good as before.
+    fn answer<T>(
         &mut self,
-        call: impl AsyncFnOnce(&mut Conn) -> Result<T, mysql_async::Error>,
+        conn: Conn,
+        answer: Result<Result<T, mysql_async::Error>, Elapsed>,
     ) -> Result<T, StatementError> {
-        let Some(mut conn) = self.conn.take() else {
-            return Err(StatementError::dead("the connection was given up"));
-        };
-        match tokio::time::timeout(self.timeout, call(&mut conn)).await {
+        match answer {
             Ok(Ok(value)) => {
                 self.answered = Instant::now();
                 self.conn = Some(conn);
@@ -315,10 +347,28 @@ impl Session {
 /// Runs one statement and says what its OK packet says.
 async fn execute(conn: &mut Conn, sql: &str) -> Result<Done, mysql_async::Error> {
     let result = conn.query_iter(sql).await?;
-    let mut done = Done { affected: result.affected_rows(), warnings: result.warnings(), ..Done::default() };
-    (done.records, done.duplicates) = info_counts(&result.info());
+    let done = done(&result);
     result.drop_result().await?;
     Ok(done)
+}
+
+/// What the OK packet says that `result` stands at.
+fn done(result: &QueryResult<'_, 'static, TextProtocol>) -> Done {
+    let (records, duplicates) = info_counts(&result.info());
+    Done { affected: result.affected_rows(), warnings: result.warnings(), records, duplicates }
+}
+
+/// Runs `count` statements in one request.
+async fn execute_several(conn: &mut Conn, request: &str, count: usize) -> Result<Vec<Answer>, mysql_async::Error> {
+    let mut answers = Vec::with_capacity(count);
+    let mut result = conn.query_iter(request).await?;
+    for _ in 0..count {
+        let done = done(&result);
+        // Goes on to the next statement's answer.
+        answers.push(Answer { done, rows: result.collect().await? });
+    }
+    result.drop_result().await?;
+    Ok(answers)
 }
 
 /// The text of a column, or empty for NULL.

@@ -1,32 +1,40 @@
-//! Staging: a batch's rows into a temporary table of the session, so that everything after it is set-based.
+//! Staging: a batch's rows to where the merge takes them from, before its transaction begins.
 //!
-//! In: rows of the target's columns with versions, sorted by key. Out: the same rows in the stage, exactly. `LOAD DATA LOCAL`
-//! turns values that don't fit into warnings, so rows sent, rows stored and the warning count are compared; the strict
-//! multi-row INSERT, for servers without `local_infile`, fails by itself. Nothing here touches the target.
+//! In: rows of the target's columns with versions, sorted by key. Out: [`Staged`]. A batch of some size goes into a temporary table of
+//! the session, exactly, so that everything after it is set-based: `LOAD DATA LOCAL` turns values that don't fit into warnings, so rows
+//! sent, rows stored and the warning count are compared; the strict multi-row INSERT, for servers without `local_infile`, fails by
+//! itself. A small batch stays here, as the text of the statements that will carry it ([`super::direct`]). Nothing here touches the
+//! target.
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use bytes::Bytes;
 
-use super::encode::{Lines, Literals};
+use super::direct::{Direct, Statements};
+use super::encode::{Lines, Literals, key_says_itself};
 use super::quoting::identifier;
 use super::session::{Session, StatementError};
 use super::tables::MAX_KEY_BYTES;
-use crate::error::Result;
 use crate::sink::server_error::{Class, refuses_local_infile};
 use crate::target::{Holds, Target};
 
 /// Name of the temporary table; it belongs to the session, so that one name serves all.
 pub const STAGE: &str = "`afterimage_stage`";
 
-/// Columns that the stage has besides the target's: number of the row in the batch, whether what is known of the key is asked for,
-/// encoded key, `u` or `d`.
-const EXTRA: [&str; 4] = ["__row", "__late", "__row_key", "__op"];
+/// A batch that waits for its merge.
+#[derive(Debug)]
+pub enum Staged {
+    /// In the temporary table of the session that staged it: so many upserts and deletes.
+    Table { upserts: usize, deletes: usize },
+    /// As text; any session can run it.
+    Text(Box<Statements>),
+}
 
 /// Statements that depend only on the target; built once.
 pub struct Stage {
     create: String,
     load: String,
     insert: String,
+    direct: Direct,
 }
 
 /// Row of the batch and what the server has against it.
@@ -38,22 +46,31 @@ pub struct RowFault {
 }
 
 impl Stage {
-    pub fn new(target: &Target) -> Self {
-        let mut ddl = Vec::new();
+    pub fn new(target: &Target, pipeline: &str) -> Self {
+        let key: Vec<String> = target.keys().iter().map(|column| identifier(&column.name)).collect();
+        // Besides the target's columns: `u` or `d`; the row's number in the batch where what is known of its key is asked for; the
+        // encoded key where the key itself isn't that. Upserts and deletes stand apart, because each has statements of its own.
+        let mut extra = vec!["`__op`", "`__late`"];
+        let mut ddl = vec!["`__op` CHAR(1) CHARACTER SET ascii NOT NULL".to_owned(), "`__late` INT NULL".to_owned()];
+        if key_says_itself(target) {
+            ddl.push(format!("PRIMARY KEY (`__op`, {})", key.join(", ")));
+        } else {
+            extra.push("`__row_key`");
+            ddl.push(format!("`__row_key` VARBINARY({MAX_KEY_BYTES}) NOT NULL"));
+        }
         for (index, column) in target.columns.iter().enumerate() {
             // A delete row carries NULL everywhere but in the key.
             let null = if index < target.key_len { "NOT NULL" } else { "NULL" };
             ddl.push(format!("{} {} {null}", identifier(&column.name), column.ddl_type));
         }
         let create = format!(
-            "CREATE TEMPORARY TABLE {STAGE} (`__row` INT NOT NULL PRIMARY KEY, `__late` TINYINT NOT NULL, `__row_key` VARBINARY({MAX_KEY_BYTES}) NOT NULL, \
-             `__op` CHAR(1) CHARACTER SET ascii NOT NULL, {}, `cdc_ts` BIGINT NOT NULL, `cdc_partition` INT NOT NULL, `cdc_offset` BIGINT NOT NULL) \
+            "CREATE TEMPORARY TABLE {STAGE} ({}, `cdc_ts` BIGINT NOT NULL, `cdc_partition` INT NOT NULL, `cdc_offset` BIGINT NOT NULL) \
              ENGINE=InnoDB",
             ddl.join(", ")
         );
         // Bytes travel in hexadecimal: a file in utf8mb4 can't carry them, and CHARACTER SET binary breaks JSON columns.
         let mut sets: Vec<String> = Vec::new();
-        let mut fields: Vec<String> = EXTRA.iter().map(|name| identifier(name)).collect();
+        let mut fields: Vec<String> = extra.iter().map(|name| (*name).to_owned()).collect();
         for (index, column) in target.columns.iter().enumerate() {
             if matches!(column.holds, Holds::Bytes { .. }) {
                 fields.push(format!("@b{index}"));
@@ -73,25 +90,32 @@ impl Stage {
             fields.join(", "),
             if sets.is_empty() { String::new() } else { format!(" SET {}", sets.join(", ")) }
         );
-        let names: Vec<String> = EXTRA
+        let names: Vec<String> = extra
             .iter()
-            .map(|name| identifier(name))
+            .map(|name| (*name).to_owned())
             .chain(target.columns.iter().map(|column| identifier(&column.name)))
             .chain(["`cdc_ts`", "`cdc_partition`", "`cdc_offset`"].map(str::to_owned))
             .collect();
         let insert = format!("INSERT INTO {STAGE} ({}) VALUES ", names.join(", "));
-        Self { create, load, insert }
+        Self { create, load, insert, direct: Direct::new(target, pipeline) }
     }
 
-    /// An empty stage. Made anew each time: emptying one by TRUNCATE would need the DROP privilege, and commits.
-    pub async fn clear(&self, session: &mut Session) -> Result<(), StatementError> {
-        session.run(&format!("DROP TEMPORARY TABLE IF EXISTS {STAGE}")).await?;
-        session.run(&self.create).await.map(drop)
+    /// Stages `rows` (see [`crate::work::Evaluation::latest`]); `late[i]` marks rows whose stored version is asked for.
+    pub async fn put(
+        &self,
+        session: &mut Session,
+        target: &Target,
+        rows: &RecordBatch,
+        late: &[bool],
+    ) -> Result<Filled, StatementError> {
+        if let Some(statements) = self.direct.statements(&session.facts, target, rows, late) {
+            return Ok(Filled::Staged(Staged::Text(Box::new(statements))));
+        }
+        self.put_into_table(session, target, rows, late).await
     }
 
-    /// Fills the stage with `rows` (see [`crate::work::Evaluation::latest`]); `late[i]` marks rows whose stored version is asked for.
-    /// `Ok(Err(faults))` where the server would not hold some rows exactly.
-    pub async fn fill(
+    /// The same, whatever the batch's size, into the temporary table: there a row that the server refuses is named.
+    pub async fn put_into_table(
         &self,
         session: &mut Session,
         target: &Target,
@@ -103,25 +127,32 @@ impl Stage {
                 Ok(lines) => lines,
                 Err(fault) => return Ok(Filled::Refused(vec![fault])),
             };
-            self.load(session, lines, rows.num_rows()).await
-        } else {
-            self.insert(session, target, rows, late).await
+            self.clear(session).await?;
+            match self.load(session, lines, rows).await {
+                // Taken up again by the other way where the server has just refused this one.
+                Err(error) if refuses_local_infile(error.code) => session.facts.local_infile = false,
+                filled => return filled,
+            }
         }
+        self.clear(session).await?;
+        self.insert(session, target, rows, late).await
     }
 
-    async fn load(&self, session: &mut Session, lines: Bytes, row_count: usize) -> Result<Filled, StatementError> {
+    /// An empty stage. Made anew each time: emptying one by TRUNCATE would need the DROP privilege, and commits.
+    async fn clear(&self, session: &mut Session) -> Result<(), StatementError> {
+        let drop_it = format!("DROP TEMPORARY TABLE IF EXISTS {STAGE}");
+        session.run_several(&[&drop_it, &self.create]).await.map(drop)
+    }
+
+    async fn load(&self, session: &mut Session, lines: Bytes, rows: &RecordBatch) -> Result<Filled, StatementError> {
         let done = match session.load(&self.load, lines).await {
             Ok(done) => done,
             // MySQL refuses the whole statement for bad UTF-8 or JSON; the row is found by the caller.
             Err(error) if error.class == Class::Row => return Ok(Filled::Refused(Vec::new())),
-            Err(error) if refuses_local_infile(error.code) => {
-                session.facts.local_infile = false;
-                return Ok(Filled::NoLocalInfile);
-            }
             Err(error) => return Err(error),
         };
-        if done.warnings == 0 && done.affected == row_count as u64 {
-            return Ok(Filled::Staged);
+        if done.warnings == 0 && done.affected == rows.num_rows() as u64 {
+            return Ok(Filled::table(rows));
         }
         let warnings = session.rows("SHOW WARNINGS").await?;
         let mut faults: Vec<RowFault> = Vec::new();
@@ -152,21 +183,21 @@ impl Stage {
         let byte_limit = (session.facts.max_allowed_packet / 2).min(1 << 20);
         let mut next = 0;
         while next < rows.num_rows() {
-            let mut sql = self.insert.clone();
+            let mut sql = self.insert.clone().into_bytes();
             let first = next;
             while next < rows.num_rows()
                 && next - first < ROWS_PER_STATEMENT
                 && (next == first || sql.len() < byte_limit)
             {
                 if next > first {
-                    sql.push(',');
+                    sql.push(b',');
                 }
-                if let Err(fault) = literals.push_row(&mut sql, next) {
+                if let Err(fault) = literals.push_staged(&mut sql, next) {
                     return Ok(Filled::Refused(vec![fault]));
                 }
                 next += 1;
             }
-            match session.run(&sql).await {
+            match session.run(&utf8(sql)?).await {
                 Ok(_) => {}
                 Err(error) if error.class == Class::Row => {
                     return Ok(Filled::Refused(
@@ -176,18 +207,35 @@ impl Stage {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Filled::Staged)
+        Ok(Filled::table(rows))
     }
 }
 
-/// What became of filling the stage.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What became of staging.
+#[derive(Debug)]
 pub enum Filled {
-    Staged,
+    Staged(Staged),
     /// The server would change or refuse these rows; empty where it can't say which.
     Refused(Vec<RowFault>),
-    /// The server has `local_infile` switched off by now: fill again, the other way will be taken.
-    NoLocalInfile,
+}
+
+impl Filled {
+    fn table(rows: &RecordBatch) -> Self {
+        let (upserts, deletes) = count(rows);
+        Self::Staged(Staged::Table { upserts, deletes })
+    }
+}
+
+/// Upserts and deletes in a batch.
+fn count(rows: &RecordBatch) -> (usize, usize) {
+    let deleted = rows.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
+    let deletes = deleted.map_or(0, BooleanArray::true_count);
+    (rows.num_rows() - deletes, deletes)
+}
+
+/// The text of a statement: literals are made of text and digits.
+pub(super) fn utf8(sql: Vec<u8>) -> Result<String, StatementError> {
+    String::from_utf8(sql).map_err(|_| StatementError::dead("a statement's text is not UTF-8"))
 }
 
 impl RowFault {

@@ -8,31 +8,33 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::TaskContext;
 
 use super::bisect::Crash;
+use super::encoded::{Encoder, sorted};
 use super::explain::{self, Explanation, TableKind, TableNode};
-use super::fold::{Encoder, Fold, sorted};
+use super::fold::Fold;
 use super::held::{self, Case, Faults, fault};
 use super::keys::KeyTexts;
 use super::lookup::Lookup;
-use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS, OUT_OF_ORDER};
+use super::models::{ACCEPTED, CHANGES, ENRICHED, EVENTS, HELD, KNOWN, LATEST, METRICS};
 use super::plan::Step;
 use super::rows::{Places, Rows, positions};
 use super::slots::Slot;
-use super::{Input, ModelSpec, VersionBy, check_target, evidence, locate, nested, output};
+use super::{Input, ModelSpec, VersionBy, check_target, locate, nested, output};
 use crate::diagnostic::{Diagnostic, has_errors};
 use crate::error::{Error, Kind, Result};
 use crate::hold::{Key, Verdict};
-use crate::position::{Position, Version};
+use crate::position::Position;
 use crate::target::Target;
-use crate::work::{Evaluation, Held, OutOfOrder, Refusal, Stage};
+use crate::work::{Evaluation, Held, Refusal, Stage, Suspicion};
 
 pub use prepare::Examined;
 
+mod evidence;
 mod lookups;
 mod prepare;
 
@@ -49,8 +51,8 @@ pub struct Engine {
     lookups: Vec<Lookup>,
     target: Target,
     routes: Routes,
-    /// Key columns of the last [`Evaluation::latest`].
-    last_keys: Vec<ArrayRef>,
+    /// Whether [`Engine::tables`] is wanted.
+    keeps_rows: bool,
     /// The models' texts.
     texts: Vec<String>,
 }
@@ -60,10 +62,16 @@ pub struct Engine {
 struct Routes {
     changes: Vec<usize>,
     enriched: Vec<usize>,
+    /// Those of `enriched` whose rows nothing after it reads.
+    spent: Vec<usize>,
     accepted: Vec<usize>,
     latest: Vec<usize>,
     metrics: Vec<usize>,
     out_of_order: Vec<usize>,
+    /// Those of `out_of_order` that must wait until it is known what was stored.
+    waiting: Vec<usize>,
+    /// Tables of the batch that those read.
+    waiting_reads: Vec<String>,
 }
 
 /// What came of one attempt at a batch.
@@ -152,16 +160,30 @@ impl Engine {
         Explanation { tables: own.chain(lookups).collect(), models }
     }
 
-    /// Each model that ran for the last batch: its rows and how long it took.
+    /// Keeps the models' rows after each batch, until the next one begins; otherwise they go as soon as nothing needs them any more.
+    pub fn keep_rows(&mut self) {
+        self.keeps_rows = true;
+    }
+
+    /// Each model that ran for the last batch: its rows and how long it took. None where the engine wasn't told to keep them.
     pub fn tables(&self) -> impl Iterator<Item = (&str, &RecordBatch, Duration)> {
         self.steps.iter().filter_map(|step| step.rows.as_ref().map(|rows| (step.name.as_str(), rows, step.took)))
     }
 
-    /// Lets go of the last batch's rows; [`evidence`](Self::evidence) and [`tables`](Self::tables) then find none.
-    pub fn forget(&mut self) {
-        for step in &mut self.steps {
-            step.forget();
+    /// How long each model took for the last batch; zero where it didn't run.
+    pub fn times(&self) -> impl Iterator<Item = (&str, Duration)> {
+        self.steps.iter().map(|step| (step.name.as_str(), step.took))
+    }
+
+    /// Lets go of the last batch's rows, unless they are to be kept.
+    fn release(&mut self) {
+        if !self.keeps_rows {
+            self.steps.iter_mut().for_each(Step::release);
+            self.clear_slots();
         }
+    }
+
+    fn clear_slots(&self) {
         for slot in [&self.events, &self.held, &self.known] {
             slot.clear();
         }
@@ -171,6 +193,12 @@ impl Engine {
     ///
     /// Fails with [`Kind::Model`] where a model yields what its contract forbids, or fails for a reason that no single event explains.
     pub async fn evaluate(&mut self, input: Input<'_>) -> Result<Evaluation> {
+        let evaluation = self.evaluated(input).await;
+        self.release();
+        evaluation
+    }
+
+    async fn evaluated(&mut self, input: Input<'_>) -> Result<Evaluation> {
         let mut why: Faults = Faults::new();
         for refusal in input.decode_refused.iter().chain(input.forced) {
             why.entry(refusal.position).or_insert_with(|| Refusal { keys: Vec::new(), ..refusal.clone() });
@@ -220,6 +248,7 @@ impl Engine {
         if let Err(crash) = self.run(|routes| &routes.enriched).await {
             return Ok(Attempt::Crashed(crash));
         }
+        self.release_spent();
         let enriched = Rows::new(ENRICHED, self.rows_of(ENRICHED)?)?;
         self.only_events(ENRICHED, &enriched, &places)?;
         let mut faults = why.clone();
@@ -249,10 +278,10 @@ impl Engine {
         let accepted = Rows::new(ACCEPTED, self.rows_of(ACCEPTED)?)?;
         self.only_events(ACCEPTED, &accepted, &places)?;
         output::verify_accepted(&accepted, &judged.verdicts)?;
-        let encoder =
-            Encoder::new(self.held.schema().fields().iter().take(self.spec.key.len()).map(|field| field.data_type()))?;
-        let accepted_keys = accepted.columns(ACCEPTED, &self.spec.key)?;
-        let fold = Fold::new(&accepted, encoder.encode(&accepted_keys)?, timed);
+        let key_fields = self.held.schema().fields().iter().take(self.spec.key.len());
+        let encoder = Encoder::new(key_fields.map(|field| field.data_type().clone()).collect()).map_err(unsortable)?;
+        let accepted_keys = encoder.encode(&accepted.columns(ACCEPTED, &self.spec.key)?).map_err(unsortable)?;
+        let fold = Fold::new(&accepted, accepted_keys, timed);
         let mut more = doubles(&fold, &accepted);
         held::find_nulls(ACCEPTED, &accepted, &self.spec.key, &mut more)?;
         if !more.is_empty() {
@@ -264,8 +293,8 @@ impl Engine {
         }
         let (latest, unwritable) = nested::written(self.rows_of(LATEST)?)?;
         let latest = Rows::new(LATEST, latest)?;
-        let latest_keys = encoder.encode(&latest.columns(LATEST, &self.spec.key)?)?;
-        fold.verify(&accepted, &latest, &latest_keys)?;
+        let latest_keys = encoder.encode(&latest.columns(LATEST, &self.spec.key)?).map_err(unsortable)?;
+        let places = fold.verify(&accepted, &latest, &latest_keys)?;
         held::find_unwritable(&latest, &unwritable, &mut more);
         held::find_misfits(&latest, &self.target, &mut more);
         if !more.is_empty() {
@@ -274,37 +303,37 @@ impl Engine {
 
         let all = positions(&input.events)?;
         let order = sorted(&latest_keys);
+        let in_order = accepted.in_order();
         let suspects = match timed {
-            true => output::suspects(&accepted, &fold.keys, &latest_keys, &order, input.high_water_ns),
+            true => output::suspects(&accepted, &in_order, &fold, (&places, &order), input.high_water_ns),
             false => Vec::new(),
         };
-        let sums = output::sums(input, &all, &judged.verdicts, &accepted, &latest, timed);
+        let sums = output::sums(input, &all, &judged.verdicts, (&accepted, &in_order), &latest, timed);
         let (refused, held) = outcomes(judged.verdicts, &faults);
         let latest = output::latest(&latest, &order, &self.target, timed)?;
-        self.last_keys = latest.columns().get(..self.spec.key.len()).unwrap_or_default().to_vec();
-        Ok(Attempt::Done(Box::new(Evaluation { latest, refused, held, sums, suspects, metrics: self.figures().await })))
-    }
-
-    /// Late events of the last batch: the rows of `out_of_order`. `known` names, for each suspect, its row in the last
-    /// [`Evaluation::latest`] and the newest version that was stored of its key before this batch, if any.
-    pub async fn evidence(&mut self, known: &[(usize, Option<Version>)]) -> Result<Vec<OutOfOrder>> {
-        if self.routes.out_of_order.is_empty() || known.is_empty() || self.spec.version == VersionBy::Arrival {
-            return Ok(Vec::new());
-        }
-        self.known.fill(&[evidence::known_rows(self.known.schema(), &self.last_keys, known)?]);
-        for index in self.routes.out_of_order.iter().filter(|index| !self.routes.latest.contains(index)) {
-            if let Some(step) = self.steps.get_mut(*index) {
-                step.forget();
-            }
-        }
-        self.run(|routes| &routes.out_of_order).await.map_err(|crash| crash.error())?;
-        evidence::read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key)
+        let suspicion = if suspects.is_empty() { Suspicion::default() } else { self.suspicion(&latest) };
+        let metrics = self.figures().await;
+        Ok(Attempt::Done(Box::new(Evaluation { latest, refused, held, sums, suspects, suspicion, metrics })))
     }
 
     /// Makes `events` the current batch; nothing has run on it yet.
     pub(super) fn start(&mut self, events: &RecordBatch) {
-        self.forget();
+        self.steps.iter_mut().for_each(Step::forget);
+        self.clear_slots();
         self.events.fill(std::slice::from_ref(events));
+    }
+
+    /// Lets go of rows that nothing behind `enriched` reads.
+    fn release_spent(&mut self) {
+        if self.keeps_rows {
+            return;
+        }
+        for index in &self.routes.spent {
+            if let Some(step) = self.steps.get_mut(*index) {
+                step.slot.clear();
+                step.rows = Some(RecordBatch::new_empty(Arc::clone(step.schema())));
+            }
+        }
     }
 
     /// Runs everything up to `latest` over `events`, with nobody on hold.
@@ -425,6 +454,10 @@ fn split(events: &RecordBatch, guilty: &Faults) -> Result<(RecordBatch, RecordBa
     let bad: BooleanArray = positions.iter().map(|position| Some(guilty.contains_key(position))).collect();
     let good: BooleanArray = positions.iter().map(|position| Some(!guilty.contains_key(position))).collect();
     Ok((filter_record_batch(events, &bad).map_err(bug)?, filter_record_batch(events, &good).map_err(bug)?))
+}
+
+fn unsortable(error: arrow::error::ArrowError) -> Error {
+    Error::new(Kind::Bug, "the key columns can't be compared").source(error)
 }
 
 fn bug(error: arrow::error::ArrowError) -> Error {

@@ -5,43 +5,25 @@
 
 use std::hash::BuildHasher;
 
-use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::DataType;
-use arrow::row::{Row, RowConverter, SortField};
+use arrow::array::Array;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+use super::encoded::EncodedKeys;
 use super::models::{ACCEPTED, LATEST};
 use super::rows::Rows;
 use crate::error::{Error, Kind, Result};
 
-/// The keys of a model's rows as comparable bytes.
-pub(super) type EncodedKeys = arrow::row::Rows;
-
-/// Turns key columns into [`EncodedKeys`], ordered as the target's key is.
-pub(super) struct Encoder(RowConverter);
-
-impl Encoder {
-    pub(super) fn new<'a>(types: impl Iterator<Item = &'a DataType>) -> Result<Self> {
-        let fields = types.map(|kind| SortField::new(kind.clone())).collect();
-        RowConverter::new(fields).map(Self).map_err(unsortable)
-    }
-
-    pub(super) fn encode(&self, keys: &[ArrayRef]) -> Result<EncodedKeys> {
-        self.0.convert_columns(keys).map_err(unsortable)
-    }
-}
-
-fn unsortable(error: arrow::error::ArrowError) -> Error {
-    Error::new(Kind::Bug, "the key columns can't be compared").source(error)
-}
-
-/// Per key of the accepted rows: the row that wins.
+/// The accepted rows by key. Keys are numbered as they appear.
 pub(super) struct Fold {
-    pub(super) keys: EncodedKeys,
-    /// Row numbers, one per key.
-    winners: HashTable<u32>,
+    keys: EncodedKeys,
+    /// The number of each row's key.
+    key_of: Vec<u32>,
+    /// The row that wins, by the key's number.
+    winners: Vec<u32>,
+    /// Numbers of keys, found by key.
+    numbers: HashTable<u32>,
     hasher: FixedState,
     /// Rows of an event that has another row with the same key.
     pub(super) doubles: Vec<u32>,
@@ -51,50 +33,79 @@ impl Fold {
     /// Folds `rows` with the given encoded `keys`; event times count only where `timed`.
     pub(super) fn new(rows: &Rows, keys: EncodedKeys, timed: bool) -> Self {
         let hasher = FixedState::default();
-        let mut winners: HashTable<u32> = HashTable::with_capacity(rows.len());
+        let mut numbers: HashTable<u32> = HashTable::with_capacity(rows.len());
+        let (mut key_of, mut winners): (_, Vec<u32>) = (Vec::with_capacity(rows.len()), Vec::new());
         let mut doubles = Vec::new();
-        let hash = |row: u32| hasher.hash_one(keys.row(row as usize).as_ref());
         for row in 0..rows.len() as u32 {
-            let same = |other: &u32| keys.row(*other as usize) == keys.row(row as usize);
-            match winners.entry(hash(row), same, |other| hash(*other)) {
-                Entry::Vacant(slot) => {
-                    slot.insert(row);
-                }
-                Entry::Occupied(mut slot) => {
-                    let (old, new) = (rows.version(*slot.get() as usize, timed), rows.version(row as usize, timed));
-                    match new.cmp(&old) {
-                        std::cmp::Ordering::Greater => *slot.get_mut() = row,
-                        std::cmp::Ordering::Equal => doubles.push(row),
-                        std::cmp::Ordering::Less => {}
+            let key = keys.get(row as usize);
+            let of = |number: &u32| keys.get(winners[*number as usize] as usize);
+            let number =
+                match numbers.entry(hasher.hash_one(key), |other| of(other) == key, |other| hasher.hash_one(of(other)))
+                {
+                    Entry::Vacant(slot) => {
+                        let number = winners.len() as u32;
+                        slot.insert(number);
+                        winners.push(row);
+                        number
                     }
-                }
-            }
+                    Entry::Occupied(slot) => {
+                        let number = *slot.get();
+                        let winner = &mut winners[number as usize];
+                        let (old, new) = (rows.version(*winner as usize, timed), rows.version(row as usize, timed));
+                        match new.cmp(&old) {
+                            std::cmp::Ordering::Greater => *winner = row,
+                            std::cmp::Ordering::Equal => doubles.push(row),
+                            std::cmp::Ordering::Less => {}
+                        }
+                        number
+                    }
+                };
+            key_of.push(number);
         }
-        Self { keys, winners, hasher, doubles }
+        Self { keys, key_of, winners, numbers, hasher, doubles }
     }
 
+    /// How many keys there are.
     pub(super) fn len(&self) -> usize {
         self.winners.len()
     }
 
-    fn winner(&self, key: Row<'_>) -> Option<u32> {
-        let same = |row: &u32| self.keys.row(*row as usize) == key;
-        self.winners.find(self.hasher.hash_one(key.as_ref()), same).copied()
+    /// The number of a row's key.
+    pub(super) fn key_of(&self, row: usize) -> usize {
+        self.key_of[row] as usize
     }
 
-    /// Checks that `latest` holds each key's winner, once, and nothing else.
-    pub(super) fn verify(&self, accepted: &Rows, latest: &Rows, latest_keys: &EncodedKeys) -> Result<()> {
+    fn number(&self, key: Option<&[u8]>) -> Option<u32> {
+        let same = |number: &u32| self.keys.get(self.winners[*number as usize] as usize) == key;
+        self.numbers.find(self.hasher.hash_one(key), same).copied()
+    }
+
+    /// Checks that `latest` holds each key's winner, once, and nothing else. Yields, by the key's number, its row there.
+    pub(super) fn verify(&self, accepted: &Rows, latest: &Rows, latest_keys: &EncodedKeys) -> Result<Vec<u32>> {
+        const NONE: u32 = u32::MAX;
+        let mut places = vec![NONE; self.len()];
+        let mut walk = Some(0);
         for row in 0..latest.len() {
-            let position = latest.position(row);
-            let Some(winner) = self.winner(latest_keys.row(row)) else {
+            let (position, key) = (latest.position(row), latest_keys.get(row));
+            // Mostly the rows come as they were in `accepted`, which is looked through once; otherwise each key is looked up.
+            let same = |at: &usize| accepted.position(*at) == position && self.keys.get(*at) == key;
+            walk = walk.and_then(|from| (from..accepted.len()).find(same));
+            let number = match walk {
+                Some(at) => Some(self.key_of[at]),
+                None => self.number(key),
+            };
+            let Some(number) = number else {
                 return Err(wrong(format!("it holds a key that {ACCEPTED} doesn't have, at {position}")));
             };
-            let winner = winner as usize;
+            let winner = self.winners[number as usize] as usize;
             let right = accepted.position(winner);
             if right != position {
                 return Err(wrong(format!(
                     "for one key it holds the change at {position}, but the one with the greatest version is at {right}"
                 )));
+            }
+            if std::mem::replace(&mut places[number as usize], row as u32) != NONE {
+                return Err(wrong(format!("it holds a key twice, at {position}")));
             }
             if latest.deleted.is_null(row) || latest.deleted.value(row) != accepted.deleted.value(winner) {
                 return Err(wrong(format!("`_deleted` of the row at {position} isn't what {ACCEPTED} has")));
@@ -107,18 +118,11 @@ impl Fold {
             let (rows, keys) = (latest.len(), self.len());
             return Err(wrong(format!("it has {rows} rows for {keys} keys")));
         }
-        Ok(())
+        Ok(places)
     }
 }
 
 fn wrong(what: String) -> Error {
     Error::new(Kind::Model, format!("{LATEST}.sql doesn't yield the newest row of each key: {what}"))
         .remedy("keep one row per key: ROW_NUMBER() OVER (PARTITION BY <key> ORDER BY ts DESC, _partition DESC, _offset DESC) = 1")
-}
-
-/// Row numbers in key order.
-pub(super) fn sorted(keys: &EncodedKeys) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..keys.num_rows() as u32).collect();
-    order.sort_unstable_by(|left, right| keys.row(*left as usize).cmp(&keys.row(*right as usize)));
-    order
 }

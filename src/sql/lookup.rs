@@ -4,8 +4,12 @@
 //! twice: a join on it can't multiply rows. Refused otherwise, with both places named. A batch sees one version of each lookup: only
 //! the engine's owner replaces one, and never while a batch runs.
 
+mod arena;
+pub(super) mod cells;
 mod file;
+mod index;
 pub(super) mod key;
+mod row;
 pub(super) mod slot;
 mod table;
 
@@ -179,30 +183,30 @@ fn build(name: &str, key: &[String], file: Option<&Path>, read: Read) -> Result<
     if !faults.is_empty() {
         return Err(faults);
     }
-    let Some(mut table) = LookupTable::empty(&schema, key) else {
+    let Some(mut table) = LookupTable::empty(&schema, key).map_err(broken)? else {
         return Err(vec![placed("AI0303", format!("the key of lookup {name:?} has a type that can't be a key"))]);
     };
     let line = |row: usize| lines.as_ref().and_then(|lines| lines.of(row));
     let place = |row: usize| line(row).map_or(format!("row {}", row + 1), |line| format!("line {line}"));
     let span = |row: usize| line(row).map(|line| Span { line, column: 1, end_line: line, end_column: 2 });
-    let mut faults = Vec::new();
-    let mut more = 0_usize;
-    let filled = table.fill(chunks, |row, fault| {
-        if faults.len() == LISTED {
-            more += 1;
-            return;
-        }
+    let (mut found, mut more) = (Vec::new(), 0_usize);
+    let filled = table.fill(chunks, |row, fault| match found.len() {
+        LISTED => more += 1,
+        _ => found.push((row, fault)),
+    });
+    filled.map_err(broken)?;
+    let listed = found.into_iter().map(|(row, fault)| {
         let fault = match fault {
             KeyFault::Null => placed("AI0305", format!("the key of lookup {name:?} is empty in {}", place(row))),
             KeyFault::Double(earlier) => {
-                let (earlier, row) = (place(earlier), place(row));
+                let (earlier, row) = (place(table.ordinal(earlier)), place(row));
                 placed("AI0304", format!("the key of lookup {name:?} in {row} stands in {earlier} already"))
                     .help("a key may stand there once, otherwise a join would multiply rows")
             }
         };
-        faults.push(fault.span(span(row)));
+        fault.span(span(row))
     });
-    filled.map_err(broken)?;
+    let mut faults: Vec<Diagnostic> = listed.collect();
     if more > 0 {
         faults.push(placed("AI0304", format!("and {more} more rows of lookup {name:?} with such keys")));
     }

@@ -10,7 +10,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Value};
 
 use super::Input;
-use super::fold::EncodedKeys;
+use super::fold::Fold;
 use super::models::{ACCEPTED, LATEST};
 use super::nested;
 use super::rows::Rows;
@@ -53,62 +53,73 @@ pub(super) fn latest_schema(model: &Schema, target: &Target) -> SchemaRef {
 }
 
 /// Places in `order` (the rows of `latest` by key) of keys with an accepted row whose time lies below the highest one seen before
-/// it in its partition.
+/// it in its partition. `in_order` are the accepted rows by position, `places` the row of `latest` of each key of `fold`.
 pub(super) fn suspects(
     accepted: &Rows,
-    accepted_keys: &EncodedKeys,
-    latest_keys: &EncodedKeys,
-    order: &[u32],
+    in_order: &[u32],
+    fold: &Fold,
+    (places, order): (&[u32], &[u32]),
     high_water_ns: &BTreeMap<Partition, i64>,
 ) -> Vec<usize> {
-    let mut highest = high_water_ns.clone();
-    let mut found = Vec::new();
-    for row in accepted.in_order() {
-        let row = row as usize;
-        let ts = accepted.ts.value(row);
-        let top = highest.entry(accepted.position(row).partition).or_insert(i64::MIN);
-        if ts < *top {
-            let key = accepted_keys.row(row);
-            found.extend(order.binary_search_by(|other| latest_keys.row(*other as usize).cmp(&key)));
+    let mut suspected = vec![false; places.len()];
+    for stretch in in_order.chunk_by(|left, right| accepted.partition(*left) == accepted.partition(*right)) {
+        let Some(first) = stretch.first() else { continue };
+        let mut top = high_water_ns.get(&accepted.partition(*first)).copied().unwrap_or(i64::MIN);
+        for row in stretch {
+            let ts = accepted.ts.value(*row as usize);
+            if ts < top {
+                suspected[places[fold.key_of(*row as usize)] as usize] = true;
+            }
+            top = top.max(ts);
         }
-        *top = (*top).max(ts);
     }
-    found.sort_unstable();
-    found.dedup();
-    found
+    order.iter().enumerate().filter(|(_, row)| suspected[**row as usize]).map(|(place, _)| place).collect()
 }
 
-/// Where every record and every change went, per partition (P4).
+/// Sums by partition. What is counted mostly comes partition by partition, so the last one is at hand.
+struct Sums {
+    sums: Vec<PartitionSums>,
+    places: BTreeMap<Partition, usize>,
+    last: usize,
+}
+
+impl Sums {
+    fn of(&mut self, partition: Partition) -> &mut PartitionSums {
+        if self.sums.get(self.last).is_none_or(|sums| sums.partition != partition) {
+            self.last = *self.places.entry(partition).or_insert(self.sums.len());
+            if self.last == self.sums.len() {
+                self.sums.push(PartitionSums {
+                    partition,
+                    classes: Classes::default(),
+                    changes: Changes::default(),
+                    high_water_ns: None,
+                });
+            }
+        }
+        &mut self.sums[self.last]
+    }
+}
+
+/// Where every record and every change went, per partition (P4). `in_order` are the accepted rows by position.
 pub(super) fn sums(
     input: &Input<'_>,
     events: &[Position],
     verdicts: &BTreeMap<Position, (Verdict, Vec<Key>)>,
-    accepted: &Rows,
+    (accepted, in_order): (&Rows, &[u32]),
     latest: &Rows,
     timed: bool,
 ) -> Vec<PartitionSums> {
-    let mut sums: BTreeMap<Partition, PartitionSums> = BTreeMap::new();
-    let empty = |partition| PartitionSums {
-        partition,
-        classes: Classes::default(),
-        changes: Changes::default(),
-        high_water_ns: None,
-    };
-    macro_rules! of {
-        ($partition:expr) => {
-            sums.entry($partition).or_insert_with(|| empty($partition))
-        };
-    }
+    let mut sums = Sums { sums: Vec::new(), places: BTreeMap::new(), last: 0 };
     for partition in input.partitions {
-        of!(*partition);
+        sums.of(*partition);
     }
     let refused_by_decode = input.decode_refused.iter().map(|refusal| refusal.position);
     let records = events.iter().copied().chain(input.ignored.iter().copied()).chain(refused_by_decode);
     for position in records {
-        of!(position.partition).classes.read += 1;
+        sums.of(position.partition).classes.read += 1;
     }
     for (position, (verdict, _)) in verdicts {
-        let classes = &mut of!(position.partition).classes;
+        let classes = &mut sums.of(position.partition).classes;
         match verdict {
             Verdict::Refused => classes.refused += 1,
             Verdict::Held => classes.held += 1,
@@ -116,10 +127,10 @@ pub(super) fn sums(
         }
     }
     let mut before = None;
-    for row in accepted.in_order() {
-        let row = row as usize;
+    for row in in_order {
+        let row = *row as usize;
         let position = accepted.position(row);
-        let sum = of!(position.partition);
+        let sum = sums.of(position.partition);
         if before.replace(position) != Some(position) {
             sum.classes.accepted += 1;
         }
@@ -130,16 +141,18 @@ pub(super) fn sums(
         }
     }
     for row in 0..latest.len() {
-        let changes = &mut of!(latest.position(row).partition).changes;
+        let changes = &mut sums.of(latest.position(row).partition).changes;
         if latest.deleted.value(row) { changes.deleted += 1 } else { changes.upserted += 1 }
     }
-    for sum in sums.values_mut() {
+    let mut sums = sums.sums;
+    for sum in &mut sums {
         let Classes { read, refused, held, accepted, .. } = sum.classes;
         sum.classes.ignored = read.saturating_sub(refused + held + accepted);
         let Changes { changes, upserted, deleted, .. } = sum.changes;
         sum.changes.superseded = changes.saturating_sub(upserted + deleted);
     }
-    sums.into_values().collect()
+    sums.sort_unstable_by_key(|sums| sums.partition);
+    sums
 }
 
 /// The first row of `metrics`: numbers where they are numbers, text otherwise; NULL is left out.

@@ -25,12 +25,14 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::empty_join::EmptyJoinRule;
 use super::index_join::{IndexJoinRule, Verdict, Verdicts};
 use super::latest_rule::LatestRule;
 use super::leaf::Leaf;
 use super::locate;
 use super::lookup::slot::LookupSlot;
 use super::models::{ACCEPTED, ENRICHED, HELD, KNOWN, Model, Models};
+use super::running_rule::RunningRule;
 use super::slots::Slot;
 use crate::diagnostic::Diagnostic;
 use crate::schema::{as_json, is_json};
@@ -71,10 +73,15 @@ impl Step {
         &self.template
     }
 
-    /// Forgets the rows of the last batch.
+    /// Forgets the last batch.
     pub(super) fn forget(&mut self) {
-        self.rows = None;
+        self.release();
         self.took = Duration::ZERO;
+    }
+
+    /// Lets go of the rows of the last batch.
+    pub(super) fn release(&mut self) {
+        self.rows = None;
         self.slot.clear();
     }
 
@@ -158,10 +165,13 @@ pub(super) fn session_with(index_joins: bool) -> Result<SessionContext, DataFusi
     Ok(SessionContext::new_with_state(state))
 }
 
-/// Ours first: they look for shapes that the stock rules change.
+/// Ours first: they look for shapes that the stock rules change. The last one looks at joins as they are in the end.
 fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let ours: [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 1] = [Arc::new(LatestRule)];
-    ours.into_iter().chain(PhysicalOptimizer::new().rules).collect()
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> =
+        vec![Arc::new(LatestRule), Arc::new(RunningRule)];
+    rules.extend(PhysicalOptimizer::new().rules);
+    rules.push(Arc::new(EmptyJoinRule));
+    rules
 }
 
 /// Makes `slot` readable by its name.

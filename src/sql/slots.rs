@@ -35,6 +35,19 @@ impl Slot {
         *self.batches.lock().unwrap_or_else(PoisonError::into_inner) = Arc::from(batches);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        batches.iter().all(|batch| batch.num_rows() == 0)
+    }
+
+    /// The rows, where they are one batch.
+    pub(super) fn only(&self) -> Option<RecordBatch> {
+        match &**self.batches.lock().unwrap_or_else(PoisonError::into_inner) {
+            [batch] => Some(batch.clone()),
+            _ => None,
+        }
+    }
+
     /// Empties the slot; a plan that reads it sees one batch without rows.
     pub(super) fn clear(&self) {
         self.fill(&[RecordBatch::new_empty(Arc::clone(&self.schema))]);

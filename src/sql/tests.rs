@@ -3,12 +3,14 @@
 mod analyses;
 mod batches;
 mod checks;
+mod empty_join;
 mod explain;
 mod fold;
 mod latest_rule;
 mod lookups;
 mod nested;
 mod reuse;
+mod running_rule;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -196,7 +198,7 @@ impl World {
             .await?;
         let stored = |row: usize| self.table.get(&key_of(&evaluation.latest, row)).map(|(version, _)| *version);
         let known: Vec<_> = evaluation.suspects.iter().map(|row| (*row, stored(*row))).collect();
-        self.evidence.extend(engine.evidence(&known).await?);
+        self.evidence.extend(engine.evidence(&evaluation.suspicion, &known).await?);
         self.apply(&evaluation, rerun);
         Ok(evaluation)
     }

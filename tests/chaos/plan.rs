@@ -33,7 +33,7 @@ const PLACES: [&str; 15] = [
 ];
 
 /// Statements whose connection may break: staging, each part of the transaction, COMMIT (thrice as often), the read-back.
-const STATEMENTS: [&str; 12] = [
+const STATEMENTS: [&str; 14] = [
     "COMMIT",
     "COMMIT",
     "COMMIT",
@@ -45,6 +45,8 @@ const STATEMENTS: [&str; 12] = [
     "INSERT INTO AFTERIMAGE_TOMBSTONES",
     "INSERT INTO `ENRICHED_USER`",
     "DELETE T FROM",
+    "DELETE FROM `ENRICHED_USER`",
+    "SELECT S.N",
     "UPDATE AFTERIMAGE_POSITIONS SET OWNER_EPOCH",
 ];
 
@@ -133,6 +135,7 @@ pub struct Plan {
     pub static_members: bool,
     pub hold: bool,
     pub batch: usize,
+    pub lanes: u64,
     pub workload: Workload,
     pub steps: Vec<Step>,
     /// No further step after this time.
@@ -187,6 +190,8 @@ impl Plan {
             static_members: random.random_bool(0.6),
             hold: random.random_bool(0.8),
             batch: random.random_range(40..600),
+            // Not drawn: the plans of known seeds stay what they are.
+            lanes: 1 + seed % 3,
             workload,
             steps: Vec::new(),
             limit: None,

@@ -105,7 +105,7 @@ on_both_servers! {
         let mut first = rig.start("first");
         rig.write(records.by_ref().take(1_000)).await;
         rig.wait_until_applied(LONG).await;
-        proxy.arm("DELETE T FROM", Fault::LoseAnswer);
+        proxy.arm("INSERT INTO `ENRICHED_USER`", Fault::LoseAnswer);
         rig.write(records.by_ref().take(1_000)).await;
         proxy.wait_until_fired(1, LONG).await;
         first.pause();

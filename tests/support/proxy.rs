@@ -207,11 +207,12 @@ impl Drop for Proxy {
 }
 
 impl Control {
-    /// The fault for this statement, if one is armed; it will not fire again.
-    fn fault_for(&self, statement: &str) -> Option<Fault> {
-        self.statements.lock().unwrap().push(statement.chars().take(60).collect());
+    /// The fault for this request, if one is armed for one of its statements; it will not fire again.
+    fn fault_for(&self, request: &[String]) -> Option<Fault> {
+        self.statements.lock().unwrap().extend(request.iter().map(|statement| statement.chars().take(60).collect()));
         let mut armed = self.armed.lock().unwrap();
-        let place = armed.iter().position(|armed| statement.starts_with(armed.beginning.as_str()))?;
+        let is_meant = |armed: &Armed| request.iter().any(|statement| statement.starts_with(armed.beginning.as_str()));
+        let place = armed.iter().position(is_meant)?;
         if armed[place].pass > 0 {
             armed[place].pass -= 1;
             return None;
@@ -307,7 +308,7 @@ impl Link<'_> {
             let packet = read_packet(&mut client).await?;
             self.control.carried(packet.len()).await;
             self.control.passable().await;
-            match statement(&packet).and_then(|statement| self.judge(&statement)) {
+            match self.judge(&statements(&packet)) {
                 None => server.write_all(&packet).await?,
                 Some(Fault::Hold) => {
                     self.control.released().await;
@@ -350,11 +351,10 @@ impl Link<'_> {
         }
     }
 
-    fn judge(&self, statement: &str) -> Option<Fault> {
-        if statement.starts_with("COMMIT") {
-            self.control.commits.fetch_add(1, Ordering::SeqCst);
-        }
-        self.control.fault_for(statement)
+    fn judge(&self, request: &[String]) -> Option<Fault> {
+        let commits = request.iter().filter(|statement| statement.starts_with("COMMIT")).count();
+        self.control.commits.fetch_add(commits, Ordering::SeqCst);
+        self.control.fault_for(request)
     }
 }
 
@@ -368,15 +368,15 @@ async fn read_packet(from: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
     Ok(packet)
 }
 
-/// The beginning of the statement that a packet of the client carries, in upper case. Only the first packet of an exchange
+/// The beginnings of the statements that a packet of the client carries, in upper case. Only the first packet of an exchange
 /// (number 0) is a command: the others are answers to the server, such as the rows of LOAD DATA LOCAL.
-fn statement(packet: &[u8]) -> Option<String> {
+fn statements(packet: &[u8]) -> Vec<String> {
     match packet {
         [_, _, _, 0, COM_QUERY | COM_STMT_PREPARE, text @ ..] => {
-            let text = text.trim_ascii_start();
-            Some(String::from_utf8_lossy(&text[..text.len().min(200)]).to_ascii_uppercase())
+            let beginning = |text: &str| text.trim_start().chars().take(200).collect::<String>().to_ascii_uppercase();
+            String::from_utf8_lossy(text).split(";\n").map(beginning).collect()
         }
-        _ => None,
+        _ => Vec::new(),
     }
 }
 

@@ -433,7 +433,7 @@ fn run(engine: &mut Engine, batch: &Decoded) {
                 assert_eq!(changes.changes, changes.upserted + changes.deleted + changes.superseded, "P4");
             }
             let known: Vec<_> = evaluation.suspects.iter().map(|row| (*row, None)).collect();
-            if let Err(error) = block_on(engine.evidence(&known)) {
+            if let Err(error) = block_on(engine.evidence(&evaluation.suspicion, &known)) {
                 assert_eq!(error.kind, Kind::Model, "{error}");
             }
         }

@@ -122,11 +122,11 @@ impl Instance {
         self.apply(tables, &evaluation, records).await;
     }
 
-    /// Applies the batch that was evaluated last.
+    /// Applies a batch that was evaluated.
     pub async fn apply(&mut self, tables: &mut Tables, evaluation: &Evaluation, records: &[OwnedRecord]) {
         let stored = |row: usize| tables.rows.get(&user_id(&evaluation.latest, row)).map(|(version, _)| *version);
         let known: Vec<_> = evaluation.suspects.iter().map(|row| (*row, stored(*row))).collect();
-        for late in self.engine.evidence(&known).await.unwrap() {
+        for late in self.engine.evidence(&evaluation.suspicion, &known).await.unwrap() {
             let place = (late.position.partition, late.position.offset, user(&late.key));
             tables.found.out_of_order.insert(place, Late { ts_ns: late.ts_ns, known_ns: late.known.ts_ns });
         }

@@ -3,6 +3,7 @@
 //! In: a pipeline's [`ModelSpec`] and what its events look like. Out: an [`Engine`] that is ready to run and warnings, or every fault
 //! at once; where the events' schema or a lookup isn't known, [`Examined`] says how far that could be told.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -115,13 +116,30 @@ impl Engine {
             let ancestry = models.ancestry(name);
             (0..steps.len()).filter(|step| ancestry.contains(&steps[*step].name)).collect()
         };
+        let (latest, out_of_order) = (route(LATEST), route(OUT_OF_ORDER));
+        let waiting: Vec<usize> = out_of_order.iter().copied().filter(|step| !latest.contains(step)).collect();
+        let read = waiting.iter().flat_map(|step| &steps[*step].reads);
+        let of_batch = |read: &&String| {
+            let made = waiting.iter().any(|step| steps[*step].name == **read);
+            !made && *read != KNOWN && !lookups.iter().any(|lookup| lookup.name == **read)
+        };
+        let waiting_reads: BTreeSet<String> = read.filter(of_batch).cloned().collect();
+        let enriched = route(ENRICHED);
+        let read_later = |step: usize| {
+            let later = (0..steps.len()).filter(|later| !enriched.contains(later));
+            later.flat_map(|later| &steps[later].reads).any(|read| *read == steps[step].name)
+        };
+        let spent = |step: &usize| steps[*step].name != ENRICHED && !read_later(*step);
         let routes = Routes {
             changes: route(CHANGES),
-            enriched: route(ENRICHED),
+            spent: enriched.iter().copied().filter(spent).collect(),
+            enriched,
             accepted: route(ACCEPTED),
-            latest: route(LATEST),
+            latest,
             metrics: route(METRICS),
-            out_of_order: route(OUT_OF_ORDER),
+            out_of_order,
+            waiting,
+            waiting_reads: waiting_reads.into_iter().collect(),
         };
         Self {
             spec: spec.clone(),
@@ -133,7 +151,7 @@ impl Engine {
             lookups,
             target,
             routes,
-            last_keys: Vec::new(),
+            keeps_rows: false,
             texts: models.models.iter().map(|model| model.sql.clone()).collect(),
         }
     }

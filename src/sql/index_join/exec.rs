@@ -10,6 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBa
 use arrow::compute::kernels::nullif::nullif;
 use arrow::compute::{filter, filter_record_batch, take};
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -25,7 +26,7 @@ use datafusion::physical_plan::{
 use futures::StreamExt;
 
 use crate::sql::lookup::LookupTable;
-use crate::sql::lookup::key::KeyColumn;
+use crate::sql::lookup::cells::Cells;
 use crate::sql::lookup::slot::LookupSlot;
 
 /// Where a column comes from.
@@ -33,6 +34,15 @@ use crate::sql::lookup::slot::LookupSlot;
 pub(super) enum From {
     Input(usize),
     Lookup(usize),
+}
+
+impl From {
+    fn lookup(self) -> Option<usize> {
+        match self {
+            Self::Lookup(column) => Some(column),
+            Self::Input(_) => None,
+        }
+    }
 }
 
 /// What must hold of a pair besides the equal key.
@@ -195,6 +205,8 @@ impl ExecutionPlan for IndexJoinExec {
 }
 
 impl Join {
+    /// A function of its own wherever it is called: its instructions are counted by its name (`benches/instructions.rs`).
+    #[inline(never)]
     fn batch(&self, table: &LookupTable, input: &RecordBatch) -> Result<RecordBatch> {
         let (keys, mut found) = self.find(table, input)?;
         for condition in &self.conditions {
@@ -222,10 +234,10 @@ impl Join {
         let rows = input.num_rows();
         let values = self.keys.iter().map(|key| key.evaluate(input)?.into_array(rows));
         let values = values.collect::<Result<Vec<ArrayRef>>>()?;
-        let Some(keys) = KeyColumn::all(&values) else {
+        let Some(keys) = Cells::of_key(&values) else {
             return Err(DataFusionError::Internal("an index join by a type that can't be a key".to_owned()));
         };
-        let found = (0..rows).map(|row| table.find(&keys, row)).collect();
+        let found = table.find(&keys, rows);
         Ok((values, found))
     }
 
@@ -236,18 +248,18 @@ impl Join {
         keys: &[ArrayRef],
         found: &[Option<u32>],
     ) -> Result<RecordBatch> {
+        // What was looked up is what stands in a column of the key, and lies much nearer.
+        let looked_up = |column: &usize| table.key().iter().position(|key| key == column).and_then(|at| keys.get(at));
+        let missed: BooleanArray = found.iter().map(|row| Some(row.is_none())).collect();
+        let others: Vec<usize> =
+            self.output.iter().filter_map(|from| from.lookup()).filter(|it| looked_up(it).is_none()).collect();
+        let mut taken = table.take(&others, found)?.into_iter();
         let columns = self.output.iter().map(|from| match from {
             From::Input(column) => Ok(Arc::clone(input.column(*column))),
-            From::Lookup(column) => {
-                match table.key().iter().position(|key| key == column).and_then(|at| keys.get(at)) {
-                    // What was looked up is what stands there, and lies much nearer.
-                    Some(key) => {
-                        let missed: BooleanArray = found.iter().map(|row| Some(row.is_none())).collect();
-                        nullif(key, &missed)
-                    }
-                    None => table.take(*column, found),
-                }
-            }
+            From::Lookup(column) => match looked_up(column) {
+                Some(key) => nullif(key, &missed),
+                None => taken.next().ok_or_else(|| ArrowError::ComputeError("a column wasn't looked up".to_owned())),
+            },
         });
         let options = RecordBatchOptions::new().with_row_count(Some(input.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns.collect::<Result<_, _>>()?, &options)?)
@@ -263,9 +275,11 @@ impl Condition {
         }
         let rows: Vec<Option<u32>> = found.iter().filter(|row| row.is_some()).copied().collect();
         let places = UInt32Array::from(pairs);
+        let of_lookup: Vec<usize> = self.from.iter().filter_map(|from| from.lookup()).collect();
+        let mut taken = table.take(&of_lookup, &rows)?.into_iter();
         let columns = self.from.iter().map(|from| match from {
             From::Input(column) => take(input.column(*column), &places, None),
-            From::Lookup(column) => table.take(*column, &rows),
+            From::Lookup(_) => taken.next().ok_or_else(|| ArrowError::ComputeError("a column is gone".to_owned())),
         });
         let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
         let columns = columns.collect::<Result<Vec<_>, _>>()?;

@@ -22,6 +22,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+use crate::sql::encoded::{EncodedKeys, Encoder};
+
 /// Yields, of each key, the row that comes first by the order, with the row number 1 as its last column. Rows keep the order in
 /// which they came.
 #[derive(Debug)]
@@ -130,7 +132,7 @@ type Place = (u32, u32);
 
 /// The rows picked so far.
 struct Picked {
-    key_converter: RowConverter,
+    encoder: Encoder,
     order_converter: RowConverter,
     batches: Vec<Seen>,
     winners: HashTable<Place>,
@@ -140,18 +142,18 @@ struct Picked {
 /// A batch, its rows' keys and places in the order as comparable bytes, and which of them win.
 struct Seen {
     batch: RecordBatch,
-    keys: Rows,
+    keys: EncodedKeys,
     order: Rows,
     wins: Vec<bool>,
 }
 
 impl Picked {
     fn new(keys: &[Arc<dyn PhysicalExpr>], order: &[PhysicalSortExpr], input: &SchemaRef) -> Result<Self> {
-        let keys = keys.iter().map(|key| Ok(SortField::new(key.data_type(input)?)));
+        let keys = keys.iter().map(|key| key.data_type(input)).collect::<Result<_>>()?;
         let order =
             order.iter().map(|order| Ok(SortField::new_with_options(order.expr.data_type(input)?, order.options)));
         Ok(Self {
-            key_converter: RowConverter::new(keys.collect::<Result<_>>()?)?,
+            encoder: Encoder::new(keys)?,
             order_converter: RowConverter::new(order.collect::<Result<_>>()?)?,
             batches: Vec::new(),
             winners: HashTable::new(),
@@ -163,17 +165,18 @@ impl Picked {
         let (rows, number) = (batch.num_rows(), self.batches.len() as u32);
         self.batches.push(Seen {
             batch,
-            keys: self.key_converter.convert_columns(keys)?,
+            keys: self.encoder.encode(keys)?,
             order: self.order_converter.convert_columns(order)?,
             wins: vec![false; rows],
         });
         let Self { batches, winners, hasher, .. } = self;
+        winners.reserve(rows, |place| hasher.hash_one(key_of(batches, *place)));
         for row in 0..rows as u32 {
             let place = (number, row);
             let key = key_of(batches, place);
             let same = |other: &Place| key_of(batches, *other) == key;
-            let rehash = |other: &Place| hasher.hash_one(key_of(batches, *other).as_ref());
-            let beaten = match winners.entry(hasher.hash_one(key.as_ref()), same, rehash) {
+            let rehash = |other: &Place| hasher.hash_one(key_of(batches, *other));
+            let beaten = match winners.entry(hasher.hash_one(key), same, rehash) {
                 Entry::Vacant(slot) => {
                     slot.insert(place);
                     None
@@ -202,8 +205,8 @@ impl Picked {
     }
 }
 
-fn key_of(batches: &[Seen], (batch, row): Place) -> Row<'_> {
-    batches[batch as usize].keys.row(row as usize)
+fn key_of(batches: &[Seen], (batch, row): Place) -> Option<&[u8]> {
+    batches[batch as usize].keys.get(row as usize)
 }
 
 fn order_of(batches: &[Seen], (batch, row): Place) -> Row<'_> {

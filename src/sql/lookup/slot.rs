@@ -69,6 +69,6 @@ impl Rows for LookupSlot {
     }
 
     fn batches(&self) -> Result<Vec<RecordBatch>> {
-        Ok(self.table().batches()?)
+        Ok(self.table().kept_batches()?)
     }
 }

@@ -341,6 +341,20 @@ async fn an_event_that_the_models_leave_out_is_ignored_and_counted() {
     assert_eq!(evaluation.sums[0].classes, Classes { read: 2, ignored: 1, accepted: 1, ..Classes::default() });
 }
 
+// Proves: P1
+#[tokio::test]
+async fn a_latest_with_one_key_twice_and_another_not_at_all_is_refused() {
+    let newest = sql("latest").replace("WHERE newest = 1", "WHERE newest = 1 AND user_id = 'a'");
+    let newest: String = newest.lines().filter(|line| !line.starts_with("--")).map(|line| format!("{line} ")).collect();
+    let twice = format!("{newest} UNION ALL {newest}");
+    let (_dir, spec) = edited(&[("latest", &twice)]);
+    let (mut engine, _) = prepare(&spec).await.unwrap();
+    let events = batch(&[upsert("a", None, 1, 0), upsert("b", None, 2, 1)]);
+    let error = World::default().run(&mut engine, events).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Model);
+    assert!(error.to_string().contains("it holds a key twice"), "{error}");
+}
+
 #[tokio::test]
 async fn by_arrival_the_last_event_wins_and_nothing_is_late() {
     let arrival = sql("latest").replace("ts DESC, ", "");
@@ -378,15 +392,56 @@ async fn late_events_are_found_in_a_batch_and_across_batches() {
     world.evidence.clear();
     let events =
         batch(&[upsert("b", None, 8, 5), upsert("a", None, 4, 6), upsert("a", None, 20, 7), delete("a", 19, 8)]);
-    world.run(&mut engine, events).await.unwrap();
+    let evaluation = world.run(&mut engine, events).await.unwrap();
     assert_eq!(
         world.evidence,
         [late(0, 5, 8, "b", version(9, 1)), late(0, 6, 4, "a", version(5, 3)), late(0, 8, 19, "a", version(20, 7)),]
     );
-    // Asking again for the same batch gives the same answer.
-    let again = engine.evidence(&[(0, Some(version(5, 3)))]).await.unwrap();
-    assert_eq!(again, world.evidence[1..]);
-    assert_eq!(engine.evidence(&[(0, None)]).await.unwrap(), [late(0, 8, 19, "a", version(20, 7))]);
+    // Asking again for the same batch gives the same answer, even when the engine has gone on to another one.
+    let suspicion = &evaluation.suspicion;
+    let next = batch(&[upsert("a", Some("DE"), 30, 9), upsert("z", None, 2, 10), upsert("z", None, 1, 11)]);
+    for next in [None, Some(next)] {
+        if let Some(events) = next {
+            World::default().run(&mut engine, events).await.unwrap();
+        }
+        let again = engine.evidence(suspicion, &[(0, Some(version(5, 3)))]).await.unwrap();
+        assert_eq!(again, world.evidence[1..]);
+        assert_eq!(engine.evidence(suspicion, &[(0, None)]).await.unwrap(), [late(0, 8, 19, "a", version(20, 7))]);
+    }
+}
+
+#[tokio::test]
+async fn asking_what_was_late_in_one_batch_leaves_the_others_as_they_are() {
+    let batches = [
+        batch(&[upsert("a", None, 5, 0), upsert("b", None, 9, 1), upsert("a", None, 3, 2)]),
+        batch(&[upsert("b", Some("DE"), 2, 3), upsert("c", Some("XX"), 8, 4), upsert("b", None, 1, 5)]),
+        batch(&[delete("a", 1, 6), upsert("c", Some("FR"), 9, 7), upsert("d", None, 4, 8)]),
+    ];
+    let input = |events: &RecordBatch, holds, rerun, high_water_ns| Input {
+        events: events.clone(),
+        salvage: batch(&[]),
+        decode_refused: &[],
+        ignored: &[],
+        forced: &[],
+        holds,
+        rerun,
+        high_water_ns,
+        partitions: &[],
+    };
+    let (holds, rerun, high_water_ns) = (HoldSet::default(), HashSet::new(), BTreeMap::from([(0, 6_000_000_000)]));
+    let (mut ahead, mut in_turn) = (shipped().await, shipped().await);
+    let mut evaluated = Vec::new();
+    for events in &batches {
+        evaluated.push(ahead.evaluate(input(events, &holds, &rerun, &high_water_ns)).await.unwrap());
+    }
+    for (events, early) in batches.iter().zip(&evaluated).rev() {
+        let evaluation = in_turn.evaluate(input(events, &holds, &rerun, &high_water_ns)).await.unwrap();
+        let known: Vec<_> = evaluation.suspects.iter().map(|row| (*row, None)).collect();
+        assert!(!known.is_empty());
+        let expected = in_turn.evidence(&evaluation.suspicion, &known).await.unwrap();
+        assert_eq!(ahead.evidence(&early.suspicion, &known).await.unwrap(), expected);
+        assert_eq!((&early.latest, &early.refused), (&evaluation.latest, &evaluation.refused));
+    }
 }
 
 #[tokio::test]

@@ -11,9 +11,9 @@ use super::*;
 use crate::sql::plan;
 
 /// A row: two key columns, two that order, one that tells rows apart.
-type Row = (Option<u8>, Option<i8>, Option<i8>, Option<i8>, i64);
+pub(super) type Row = (Option<u8>, Option<i8>, Option<i8>, Option<i8>, i64);
 
-fn batches(rows: &[Row], size: usize) -> Vec<RecordBatch> {
+pub(super) fn batches(rows: &[Row], size: usize) -> Vec<RecordBatch> {
     let batch = |rows: &[Row]| {
         let name = |row: &Row| row.0.map(|key| ["a", "", "ab", "ü"][key as usize % 4]);
         let float = |value: i8| [0.0, -0.0, f64::NAN, 1.5, f64::INFINITY][value.unsigned_abs() as usize % 5];
@@ -33,7 +33,7 @@ fn batches(rows: &[Row], size: usize) -> Vec<RecordBatch> {
 }
 
 /// Rows of `sql` over `t` as texts, sorted, and the plan.
-async fn rows_of(session: &SessionContext, sql: &str, t: &[RecordBatch]) -> (Vec<Vec<String>>, String) {
+pub(super) async fn rows_of(session: &SessionContext, sql: &str, t: &[RecordBatch]) -> (Vec<Vec<String>>, String) {
     let table = datafusion::datasource::MemTable::try_new(t[0].schema(), vec![t.to_vec()]).unwrap();
     session.deregister_table("t").unwrap();
     session.register_table("t", Arc::new(table)).unwrap();
@@ -48,7 +48,7 @@ async fn rows_of(session: &SessionContext, sql: &str, t: &[RecordBatch]) -> (Vec
     (rows, shown)
 }
 
-fn stock() -> SessionContext {
+pub(super) fn stock() -> SessionContext {
     SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1))
 }
 

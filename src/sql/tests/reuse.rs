@@ -37,8 +37,10 @@ fn some_batches() -> Vec<RecordBatch> {
 
 async fn compare(spec: &ModelSpec) {
     let (mut reused, _) = prepare(spec).await.unwrap();
+    reused.keep_rows();
     for (number, events) in some_batches().into_iter().enumerate() {
         let (mut fresh, _) = prepare(spec).await.unwrap();
+        fresh.keep_rows();
         let again = World::default().run(&mut reused, events.clone()).await.unwrap();
         let first = World::default().run(&mut fresh, events).await.unwrap();
         assert_eq!(again.latest, first.latest, "batch {number}");
@@ -68,6 +70,7 @@ async fn a_reused_plan_equals_a_fresh_one_when_events_are_the_build_side() {
 async fn every_row_of_every_batch_comes_through_the_join() {
     let lookups = vec![LookupSpec { from: many_countries(), ..spec().lookups[0].clone() }];
     let (mut engine, _) = prepare(&ModelSpec { lookups, ..spec() }).await.unwrap();
+    engine.keep_rows();
     for (from, size) in [(0, 500), (500, 300), (800, 900), (1700, 2)] {
         let country = |offset: i64| if offset % 11 == 0 { None } else { Some("DE") };
         let events: Vec<Event> =

@@ -1,4 +1,5 @@
-//! Around the model `out_of_order`: fills the table `known`, reads the model's rows as [`OutOfOrder`].
+//! Around the model `out_of_order`: keeps what it reads of a batch until it is known what was stored before, fills the table `known`,
+//! reads the model's rows as [`OutOfOrder`].
 
 use std::sync::Arc;
 
@@ -8,19 +9,67 @@ use arrow::array::{
 use arrow::compute::{TakeOptions, cast, take};
 use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef, TimestampNanosecondType};
 
-use super::keys::{KeyTexts, key_columns};
-use super::models::OUT_OF_ORDER;
-use super::rows::{column, event_time_type};
+use super::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::position::{Position, Version};
-use crate::work::OutOfOrder;
+use crate::sql::keys::{KeyTexts, key_columns};
+use crate::sql::models::{EVENTS, HELD, OUT_OF_ORDER};
+use crate::sql::rows::{column, event_time_type};
+use crate::sql::slots::Slot;
+use crate::work::{OutOfOrder, Suspicion};
+
+impl Engine {
+    /// What `out_of_order` reads of the batch that was run just now, whose `latest` is given.
+    pub(super) fn suspicion(&self, latest: &RecordBatch) -> Suspicion {
+        if self.routes.out_of_order.is_empty() {
+            return Suspicion::default();
+        }
+        let tables = self.routes.waiting_reads.iter();
+        let tables = tables.filter_map(|name| Some((name.clone(), self.slot(name)?.only()?))).collect();
+        Suspicion { tables, keys: latest.columns().get(..self.spec.key.len()).unwrap_or_default().to_vec() }
+    }
+
+    /// Late events of a batch that this engine evaluated, later ones may have followed: the rows of `out_of_order`. `known` names, for each
+    /// suspect, its row in the batch's [`Evaluation::latest`](crate::work::Evaluation::latest) and the newest version that was stored
+    /// of its key before that batch, if any. Lookups are read as they are by now.
+    pub async fn evidence(
+        &mut self,
+        suspicion: &Suspicion,
+        known: &[(usize, Option<Version>)],
+    ) -> Result<Vec<OutOfOrder>> {
+        if suspicion.is_empty() || known.is_empty() {
+            return Ok(Vec::new());
+        }
+        for (name, rows) in &suspicion.tables {
+            let bug = || Error::new(Kind::Bug, format!("there is no table {name}"));
+            self.slot(name).ok_or_else(bug)?.fill(std::slice::from_ref(rows));
+        }
+        self.known.fill(&[known_rows(self.known.schema(), &suspicion.keys, known)?]);
+        for index in &self.routes.waiting {
+            if let Some(step) = self.steps.get_mut(*index) {
+                step.forget();
+            }
+        }
+        let found = match self.run(|routes| &routes.waiting).await {
+            Ok(()) => read(&self.rows_of(OUT_OF_ORDER)?, &self.spec.key),
+            Err(crash) => Err(crash.error()),
+        };
+        self.release();
+        found
+    }
+
+    /// Where the rows of a table lie while a batch is run.
+    fn slot(&self, name: &str) -> Option<&Slot> {
+        match name {
+            EVENTS => Some(&self.events),
+            HELD => Some(&self.held),
+            _ => self.steps.iter().find(|step| step.name == name).map(|step| &*step.slot),
+        }
+    }
+}
 
 /// The table `known`: for each suspect its key (a row of `keys`) and the newest version that was stored of it.
-pub(super) fn known_rows(
-    schema: &SchemaRef,
-    keys: &[ArrayRef],
-    known: &[(usize, Option<Version>)],
-) -> Result<RecordBatch> {
+fn known_rows(schema: &SchemaRef, keys: &[ArrayRef], known: &[(usize, Option<Version>)]) -> Result<RecordBatch> {
     let bug = |error| Error::new(Kind::Bug, "the table known can't be made").source(error);
     let rows: UInt64Array = known.iter().map(|(row, _)| Some(*row as u64)).collect();
     let checked = Some(TakeOptions { check_bounds: true });
@@ -36,7 +85,7 @@ pub(super) fn known_rows(
 }
 
 /// All rows of the model, by position.
-pub(super) fn read(rows: &RecordBatch, key: &[String]) -> Result<Vec<OutOfOrder>> {
+fn read(rows: &RecordBatch, key: &[String]) -> Result<Vec<OutOfOrder>> {
     let keys = key_columns(OUT_OF_ORDER, rows, key)?;
     let texts = KeyTexts::new(&keys)?;
     let (ts, known_ts) = (times(rows, "ts")?, times(rows, "_known_ts")?);

@@ -1,0 +1,440 @@
+//! The write path by itself, on real servers: a batch as text, through LOAD DATA and through INSERT leave the same tables and say the
+//! same of what lost, and that is what a fold says; two writers on the same keys don't disturb each other, whichever way each takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use afterimage::demo::server::PrivateServer;
+use afterimage::error::Kind;
+use afterimage::generation::{Generation, Marks};
+use afterimage::position::Version;
+use afterimage::sink::generations::{Grounds, Registered};
+use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
+use afterimage::sink::session::{Address, Connector};
+use afterimage::sink::{Known, Outcome, RowFault, Sink, Staging, Superseded, Work, migrate};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+
+use crate::on_both_servers;
+use crate::support::mysql::Database;
+
+/// How a batch travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Text,
+    Load,
+    Insert,
+}
+
+const WAYS: [Way; 3] = [Way::Text, Way::Load, Way::Insert];
+
+/// A target's key; its data columns are always the same.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    name: &'static str,
+    ddl: &'static str,
+    columns: &'static [&'static str],
+}
+
+const SHAPES: [Shape; 3] = [
+    Shape { name: "text", ddl: "id VARCHAR(40) CHARACTER SET utf8mb4 COLLATE {bin} NOT NULL", columns: &["id"] },
+    Shape {
+        name: "compound",
+        ddl: "id VARCHAR(40) CHARACTER SET utf8mb4 COLLATE {bin} NOT NULL, shard INT NOT NULL",
+        columns: &["id", "shard"],
+    },
+    Shape { name: "binary", ddl: "id VARBINARY(60) NOT NULL", columns: &["id"] },
+];
+
+/// An event of one key; everything else about it follows from its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Change {
+    key: usize,
+    version: Version,
+}
+
+impl Change {
+    fn deleted(self) -> bool {
+        (self.version.ts_ns * 7 + self.version.offset * 3 + self.key as i64) % 3 == 0
+    }
+
+    fn name(self) -> Option<String> {
+        let Version { ts_ns, partition, offset } = self.version;
+        (offset % 5 != 0).then(|| format!("na'me\\ {ts_ns}\t{partition}\n\u{1f600} {offset}"))
+    }
+}
+
+/// Awkward, and of different lengths; in the order of their bytes.
+const KEYS: [&str; 9] = ["\u{1}", "A", "a", "a ", "a\t'b\\", "ab", "b;\nc", "ä", "\u{1f600} long enough to matter"];
+
+fn batch(shape: &Shape, changes: &[Change], late: &[bool]) -> (RecordBatch, Vec<bool>) {
+    let name = changes.iter().map(|change| if change.deleted() { None } else { change.name() });
+    let number = |change: &Change| (!change.deleted()).then_some(change.version.offset as f64 / 8.0);
+    let mut columns: Vec<(&str, ArrayRef, bool)> =
+        vec![("id", Arc::new(StringArray::from_iter_values(changes.iter().map(|change| KEYS[change.key]))), false)];
+    if shape.columns.len() > 1 {
+        let shards = changes.iter().map(|change| change.key as i32 % 3 - 1);
+        columns.push(("shard", Arc::new(Int32Array::from_iter_values(shards)), false));
+    }
+    columns.extend([
+        ("name", Arc::new(StringArray::from_iter(name)) as ArrayRef, true),
+        ("ratio", Arc::new(Float64Array::from_iter(changes.iter().map(number))), true),
+        (
+            "at",
+            Arc::new(TimestampMillisecondArray::from_iter(
+                changes.iter().map(|change| (!change.deleted()).then_some(1_700_000_000_123 + change.version.ts_ns)),
+            )),
+            true,
+        ),
+        ("_deleted", Arc::new(BooleanArray::from_iter(changes.iter().map(|change| Some(change.deleted())))), false),
+        ("cdc_ts", Arc::new(Int64Array::from_iter_values(changes.iter().map(|change| change.version.ts_ns))), false),
+        (
+            "cdc_partition",
+            Arc::new(Int32Array::from_iter_values(changes.iter().map(|change| change.version.partition))),
+            false,
+        ),
+        (
+            "cdc_offset",
+            Arc::new(Int64Array::from_iter_values(changes.iter().map(|change| change.version.offset))),
+            false,
+        ),
+    ]);
+    (RecordBatch::try_from_iter_with_nullable(columns).unwrap(), late.to_vec())
+}
+
+/// One writer on a database of its own or shared with others.
+struct Writer {
+    sink: Sink,
+    at: Stored,
+    way: Way,
+}
+
+impl Writer {
+    async fn new(server: &PrivateServer, database: &Database, shape: &Shape, topic: &str, way: Way) -> Self {
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: server.port(),
+            user: server.account().to_owned(),
+            password: server.password().to_owned(),
+            database: database.name.clone(),
+            tls: false,
+            ca_file: None,
+        };
+        let connector = Connector {
+            address: Arc::new(move || Ok(address.clone())),
+            connect_timeout: Duration::from_secs(60),
+            statement_timeout: Duration::from_secs(120),
+        };
+        let mut session = connector.connect().await.unwrap();
+        let mut owner = Owner {
+            pipeline: "p".into(),
+            topic: topic.into(),
+            token: [7; 16],
+            name: "test".into(),
+            generation: Generation::default(),
+        };
+        owner.generation = match owner.register(&mut session, &Marks::default(), Grounds::Start).await.unwrap() {
+            Registered::New(generation) | Registered::Known(generation) => generation,
+            other => unreachable!("{other:?}"),
+        };
+        let at = owner.create(&mut session, 0, 0, &TopicIdentity::default()).await.unwrap();
+        let mut sink = Sink::new(connector, owner, shape.columns.iter().map(|name| (*name).to_owned()).collect());
+        let columns = shape.columns.iter().copied().chain(["name", "ratio", "at"]);
+        let wanted = afterimage::target::Target {
+            table: "t".into(),
+            columns: columns
+                .map(|name| afterimage::target::Column {
+                    name: name.to_owned(),
+                    ddl_type: String::new(),
+                    holds: afterimage::target::Holds::Other,
+                    nullable: true,
+                })
+                .collect(),
+            key_len: shape.columns.len(),
+        };
+        let found = sink.look(&wanted).await.unwrap().unwrap();
+        sink.use_target(found.target);
+        Self { sink, at, way }
+    }
+
+    /// Applies once; what was known of late rows, and the outcome.
+    async fn attempt(
+        &mut self,
+        rows: &RecordBatch,
+        late: &[bool],
+    ) -> (Known, Result<Vec<Superseded>, Option<afterimage::error::Error>>, Vec<RowFault>) {
+        let facts = &mut self.sink.session().await.unwrap().facts;
+        facts.local_infile = self.way != Way::Insert;
+        if self.way != Way::Text {
+            // A server that is too old for it.
+            (facts.mariadb, facts.version) = (false, "8.0.11".to_owned());
+        }
+        let count = rows.num_rows() as i64;
+        let sums =
+            SumChanges { read: count, accepted: count, changes: count, upserted: count, ..SumChanges::default() };
+        let id = rand::rng().random();
+        let advance = Advance {
+            partition: 0,
+            epoch: self.at.epoch,
+            last: self.at.transaction,
+            from: self.at.next_offset,
+            to: self.at.next_offset + count,
+            high_water_ns: None,
+            sums,
+            generation: self.sink.owner().generation,
+        };
+        let work = Work {
+            id,
+            advances: vec![advance],
+            latest: rows,
+            late: late.to_vec(),
+            quarantine: Vec::new(),
+            settled: Vec::new(),
+        };
+        let mut known = Vec::new();
+        let outcome = match self.sink.stage(&work).await {
+            Ok(Staging::Ready(staged)) => match self.sink.known(&work, &staged).await {
+                Ok(found) => {
+                    known = found;
+                    self.sink.transact(&work, &staged, &[]).await
+                }
+                Err(error) => Err(error),
+            },
+            Ok(Staging::Refused(faults)) => Ok(Outcome::Rows(faults)),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(Outcome::Committed { mut superseded, .. }) => {
+                (self.at.next_offset, self.at.transaction) = (self.at.next_offset + count, id);
+                superseded.sort_by_key(|lost| lost.partition);
+                (known, Ok(superseded), Vec::new())
+            }
+            Ok(Outcome::Rows(faults)) => (known, Err(None), faults),
+            Ok(Outcome::Lost(found)) => panic!("lost: {found:?}"),
+            Err(error) => (known, Err(Some(error)), Vec::new()),
+        }
+    }
+}
+
+async fn database(server: &PrivateServer, shape: &Shape, more: &str) -> Database {
+    let database = Database::create(server).await;
+    let bin = if server.flavour() == afterimage::demo::server::Flavour::MariaDb {
+        "utf8mb4_nopad_bin"
+    } else {
+        "utf8mb4_0900_bin"
+    };
+    database
+        .execute(&format!(
+            "CREATE TABLE t ({}, name VARCHAR(60) CHARACTER SET utf8mb4 NULL, ratio DOUBLE NULL, at DATETIME(3) NULL, cdc_ts BIGINT NOT \
+             NULL, cdc_partition INT NOT NULL, cdc_offset BIGINT NOT NULL, PRIMARY KEY ({}){more}) ENGINE=InnoDB",
+            shape.ddl.replace("{bin}", bin),
+            shape.columns.join(", ")
+        ))
+        .await;
+    let address = (server.port(), server.account().to_owned(), server.password().to_owned(), database.name.clone());
+    let connector = Connector {
+        address: Arc::new(move || {
+            let (port, user, password, database) = address.clone();
+            Ok(Address { host: "127.0.0.1".into(), port, user, password, database, tls: false, ca_file: None })
+        }),
+        connect_timeout: Duration::from_secs(60),
+        statement_timeout: Duration::from_secs(120),
+    };
+    let mut session = connector.connect().await.unwrap();
+    let statements = migrate::plan(&mut session, &[]).await.unwrap();
+    migrate::run(&mut session, &statements).await.unwrap();
+    database
+}
+
+const TABLES: [&str; 2] = [
+    "SELECT HEX(id), HEX(name), ratio, at, cdc_ts, cdc_partition, cdc_offset FROM t ORDER BY id",
+    "SELECT HEX(row_key), cdc_ts, cdc_partition, cdc_offset FROM afterimage_tombstones ORDER BY row_key",
+];
+
+/// What must stand: the newest version of each key's row and of its tombstone.
+#[derive(Debug, Default, Clone)]
+struct Fold {
+    rows: BTreeMap<usize, Version>,
+    tombstones: BTreeMap<usize, Version>,
+}
+
+impl Fold {
+    fn known(&self, key: usize) -> Option<Version> {
+        self.rows.get(&key).copied().max(self.tombstones.get(&key).copied())
+    }
+
+    /// Whether it was too old.
+    fn apply(&mut self, change: Change) -> bool {
+        if change.deleted() {
+            let tombstone = self.tombstones.entry(change.key).or_insert(change.version);
+            *tombstone = (*tombstone).max(change.version);
+            let overtaken = change.version < *tombstone || self.rows.get(&change.key) > Some(&change.version);
+            if self.rows.get(&change.key) <= Some(tombstone) {
+                self.rows.remove(&change.key);
+            }
+            return overtaken;
+        }
+        if self.known(change.key) > Some(change.version) {
+            return true;
+        }
+        self.rows.insert(change.key, change.version);
+        false
+    }
+}
+
+fn random_batch(random: &mut SmallRng, most: usize, offsets: i64) -> Vec<Change> {
+    let keys: Vec<usize> = (0..KEYS.len()).collect();
+    let count = random.random_range(1..=most);
+    let keys: BTreeSet<usize> = keys.sample(random, count).copied().collect();
+    let changes = keys.into_iter().map(|key| Change {
+        key,
+        version: Version {
+            ts_ns: random.random_range(0..12),
+            partition: random.random_range(0..3),
+            offset: random.random_range(0..offsets),
+        },
+    });
+    changes.collect()
+}
+
+on_both_servers! {
+    // Proves: P1, P4
+    async fn every_way_of_a_batch_leaves_what_the_fold_says(server) {
+        for shape in &SHAPES {
+            let mut random = SmallRng::seed_from_u64(11);
+            let mut writers = Vec::new();
+            for way in WAYS {
+                let database = database(server, shape, "").await;
+                writers.push((Writer::new(server, &database, shape, "topic", way).await, database));
+            }
+            let mut fold = Fold::default();
+            for round in 0..40 {
+                let changes = random_batch(&mut random, KEYS.len(), 4);
+                let late: Vec<bool> = changes.iter().map(|_| random.random_bool(0.4)).collect();
+                let expected: Known = (0..changes.len())
+                    .filter(|row| late[*row])
+                    .map(|row| (row, fold.known(changes[row].key)))
+                    .collect();
+                let mut lost: BTreeMap<i32, Superseded> = BTreeMap::new();
+                for change in &changes {
+                    if fold.apply(*change) {
+                        let partition = change.version.partition;
+                        let sum = lost.entry(partition).or_insert(Superseded { partition, ..Superseded::default() });
+                        if change.deleted() { sum.deletes += 1 } else { sum.upserts += 1 }
+                    }
+                }
+                let lost: Vec<Superseded> = lost.into_values().collect();
+                let (rows, late) = batch(shape, &changes, &late);
+                let mut tables = Vec::new();
+                for (writer, database) in &mut writers {
+                    let what = format!("{} {:?} round {round}: {changes:?}", shape.name, writer.way);
+                    let (known, outcome, _) = writer.attempt(&rows, &late).await;
+                    assert_eq!(outcome.unwrap(), lost, "{what}");
+                    assert_eq!(known, expected, "{what}");
+                    tables.push([database.rows(TABLES[0]).await, database.rows(TABLES[1]).await]);
+                    let sizes = tables.last().unwrap().each_ref().map(Vec::len);
+                    assert_eq!(sizes, [fold.rows.len(), fold.tombstones.len()], "{what}");
+                }
+                assert!(tables.iter().all(|each| *each == tables[0]), "{} round {round}: {tables:#?}", shape.name);
+            }
+            let newest = |row: &Vec<String>, first: usize| -> Vec<String> { row[first..].to_vec() };
+            let written = |versions: &BTreeMap<usize, Version>| -> Vec<Vec<String>> {
+                let text = |Version { ts_ns, partition, offset }: &Version| {
+                    vec![ts_ns.to_string(), partition.to_string(), offset.to_string()]
+                };
+                versions.values().map(text).collect()
+            };
+            // Keys are in the order of their bytes, except as the tombstones of compound ones.
+            for (_, database) in &writers {
+                let mut rows: Vec<_> = database.rows(TABLES[0]).await.iter().map(|row| newest(row, 4)).collect();
+                let mut expected = written(&fold.rows);
+                (rows.sort(), expected.sort());
+                assert_eq!(rows, expected, "{}", shape.name);
+                let mut tombstones: Vec<_> = database.rows(TABLES[1]).await.iter().map(|row| newest(row, 1)).collect();
+                let mut expected = written(&fold.tombstones);
+                (tombstones.sort(), expected.sort());
+                assert_eq!(tombstones, expected, "{}", shape.name);
+            }
+        }
+    }
+
+    // Proves: P1, R22
+    async fn two_writers_on_the_same_keys_leave_what_the_fold_says(server) {
+        let shape = &SHAPES[0];
+        for (seed, ways) in [(1, [Way::Text, Way::Text]), (2, [Way::Text, Way::Load]), (3, [Way::Load, Way::Load])] {
+            let database = database(server, shape, "").await;
+            let writers = [
+                Writer::new(server, &database, shape, "one", ways[0]).await,
+                Writer::new(server, &database, shape, "two", ways[1]).await,
+            ];
+            let mut plans = [Vec::new(), Vec::new()];
+            let mut random = SmallRng::seed_from_u64(seed);
+            for number in 0..2 * 120 {
+                plans[number % 2].push(random_batch(&mut random, 5, 1_000_000));
+            }
+            let mut fold = Fold::default();
+            // Versions are distinct, so that the order doesn't matter.
+            plans.iter().flatten().flatten().for_each(|change| {
+                fold.apply(*change);
+            });
+            let work = writers.into_iter().zip(plans).map(async |(mut writer, plan)| {
+                let mut repeated = 0;
+                for changes in plan {
+                    let (rows, late) = batch(shape, &changes, &vec![false; changes.len()]);
+                    loop {
+                        match writer.attempt(&rows, &late).await.1 {
+                            Ok(_) => break,
+                            Err(Some(error)) if error.kind == Kind::SinkContention => repeated += 1,
+                            Err(other) => panic!("{other:?}"),
+                        }
+                    }
+                }
+                repeated
+            });
+            let repeated = futures::future::join_all(work).await;
+            println!("{ways:?}: deadlocks and lock waits {repeated:?}");
+            let rows: Vec<Vec<String>> = database.rows("SELECT cdc_ts, cdc_partition, cdc_offset FROM t ORDER BY id").await;
+            let expected: Vec<Vec<String>> = fold
+                .rows
+                .values()
+                .map(|version| [version.ts_ns, version.partition.into(), version.offset].map(|part| part.to_string()).to_vec())
+                .collect();
+            assert_eq!(rows, expected, "{ways:?}");
+        }
+    }
+
+    // Proves: P5
+    async fn a_row_that_the_server_refuses_is_named_whichever_way_it_went(server) {
+        let shape = &SHAPES[0];
+        let refused = ", CHECK (ratio <> 0.5)";
+        let changes: Vec<Change> = (0..6)
+            .map(|key| Change { key, version: Version { ts_ns: 1, partition: 0, offset: 1 + 3 * key as i64 } })
+            .filter(|change| !change.deleted())
+            .collect();
+        assert!(changes.len() >= 2);
+        // Offset 4 makes a ratio of one half.
+        let bad = changes.iter().position(|change| change.version.offset == 4).unwrap();
+        for way in WAYS {
+            let database = database(server, shape, refused).await;
+            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
+            let (rows, late) = batch(shape, &changes, &vec![false; changes.len()]);
+            let (_, outcome, faults) = writer.attempt(&rows, &late).await;
+            assert!(faults.is_empty());
+            assert_eq!(outcome.unwrap_err().unwrap().kind, Kind::RowRefused, "{way:?}");
+            let faults = writer.sink.refused_rows(&rows).await.unwrap();
+            assert_eq!(faults.iter().map(|fault| fault.row).collect::<Vec<_>>(), [bad], "{way:?}");
+            // A value that doesn't fit.
+            database.execute("ALTER TABLE t MODIFY name VARCHAR(3) CHARACTER SET utf8mb4 NULL").await;
+            let (_, outcome, faults) = writer.attempt(&rows.slice(0, 1), &late[..1]).await;
+            assert!(outcome.is_err());
+            let faults = if faults.is_empty() { writer.sink.refused_rows(&rows.slice(0, 1)).await.unwrap() } else { faults };
+            assert_eq!(faults.len(), 1, "{way:?}");
+            assert_eq!(database.number("SELECT COUNT(*) FROM t").await, 0);
+        }
+    }
+}
