@@ -114,6 +114,7 @@ fn read(client: &Client, shared: &Shared) -> Result<()> {
     let mut header_json = Vec::new();
     let mut last_commit = Instant::now();
     let mut retry_at: Option<Instant> = None;
+    let mut waits = false;
     loop {
         if shared.take_attention() || retry_at.is_some_and(|at| Instant::now() >= at) {
             if shared.is_closing() {
@@ -128,7 +129,11 @@ fn read(client: &Client, shared: &Shared) -> Result<()> {
         }
         let pressure = shared.pressure(Instant::now());
         relieve(client, shared, &pressure);
-        if pressure.wait {
+        if pressure.wait && !waits {
+            tracing::debug!(topic = shared.topic(), "reading waits for room in the buffer");
+        }
+        waits = pressure.wait;
+        if waits {
             shared.wait_for_room(POLL);
         } else if let Some(error) = poll(client, shared, &mut header_json) {
             fault(client, shared, error)?;
