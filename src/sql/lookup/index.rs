@@ -45,7 +45,7 @@ impl Index {
     /// The bucket that a slot belongs to.
     #[inline]
     fn home(&self, slot: u64) -> usize {
-        ((slot >> 32) * self.buckets.len() as u64 >> 32) as usize
+        (((slot >> 32) * self.buckets.len() as u64) >> 32) as usize
     }
 
     fn after(&self, bucket: usize) -> usize {
