@@ -12,7 +12,7 @@ use crate::process::Running;
 use crate::run::{Service, Variant};
 
 /// Samples per second and thread. No multiple of anything that happens regularly.
-const FREQUENCY: &str = "199";
+const FREQUENCY: &str = "499";
 /// Bytes of stack that a sample carries along.
 const STACK: &str = "dwarf,16384";
 
