@@ -12,7 +12,7 @@ use crate::process::Running;
 use crate::run::{Service, Variant};
 
 /// Samples per second and thread. No multiple of anything that happens regularly.
-const FREQUENCY: &str = "199";
+const FREQUENCY: &str = "499";
 /// Bytes of stack that a sample carries along.
 const STACK: &str = "dwarf,16384";
 
@@ -146,7 +146,7 @@ fn station(thread: &str, stack: &[&str]) -> &'static str {
 
 /// Without hash and type parameters.
 fn plain(name: &str) -> String {
-    let name = name.rsplit_once("::h").map_or(name, |(name, hash)| if hash.len() == 16 { name } else { name });
+    let name = name.rsplit_once("::h").filter(|(_, hash)| hash.len() == 16).map_or(name, |(name, _)| name);
     if name.chars().count() > 90 { name.chars().take(90).chain("..".chars()).collect() } else { name.to_owned() }
 }
 

@@ -92,7 +92,7 @@ impl Shape {
                         't' => write!(text, ",\"t{at}\":\"text {value}\""),
                         'i' => write!(text, ",\"i{at}\":{value}"),
                         'd' => write!(text, ",\"d{at}\":{value}.5"),
-                        _ => write!(text, ",\"b{at}\":{}", value % 2 == 0),
+                        _ => write!(text, ",\"b{at}\":{}", value.is_multiple_of(2)),
                     };
                 }
                 write!(text, "}}")
