@@ -81,8 +81,10 @@ impl Upkeep {
 }
 
 impl Pipeline {
+    /// Does one thing that is due: each may wait for a database that doesn't answer, and what lands meanwhile has its turn in between.
     pub(super) async fn upkeep_due(&mut self) -> Result<()> {
         let now = Instant::now();
+        // The next time is set whether or not there is anything to do: what stays due would keep the loop from polling.
         if now >= self.upkeep.positions {
             self.upkeep.positions = now + LOOK_AT_POSITIONS;
             // What is under way finds out by itself, and would have to be waited for.
@@ -90,37 +92,31 @@ impl Pipeline {
                 let done = self.look_at_positions().await;
                 self.tolerate("looking at the positions", done)?;
             }
-        }
-        if now >= self.upkeep.target {
+        } else if now >= self.upkeep.target {
             self.land_all().await?;
             let done = self.target_due().await;
             self.tolerate("looking at the target", done)?;
-        }
-        if now >= self.upkeep.marks {
+        } else if now >= self.upkeep.lookups {
+            let done = self.refresh_lookups().await;
+            self.upkeep.lookups = self.stations.lookups.next_due();
+            self.tolerate("refreshing lookups", done)?;
+        } else if now >= self.upkeep.tombstones {
+            self.upkeep.tombstones = now + SWEEP_TOMBSTONES;
+            let done = self.sweep_tombstones().await;
+            self.tolerate("expiring tombstones", done)?;
+        } else if now >= self.upkeep.unread {
+            self.upkeep.unread = now + LOOK_FOR_UNREAD;
+            let done = self.look_for_unread().await;
+            self.tolerate("looking for partitions that nobody reads", done)?;
+        } else if now >= self.upkeep.summary_due {
+            self.write_summary().await;
+        } else if now >= self.upkeep.marks {
+            // Last, because it may be due all the time.
             self.upkeep.marks = now + LOOK_AT_MARKS;
             match self.rerun_due().await {
                 Ok(()) => self.answers_again(),
                 Err(error) => self.show(error)?,
             }
-        }
-        if now >= self.upkeep.lookups {
-            let done = self.refresh_lookups().await;
-            self.upkeep.lookups = self.stations.lookups.next_due();
-            self.tolerate("refreshing lookups", done)?;
-        }
-        // The next time is set whether or not there is anything to do: what stays due would keep the loop from polling.
-        if now >= self.upkeep.tombstones {
-            self.upkeep.tombstones = now + SWEEP_TOMBSTONES;
-            let done = self.sweep_tombstones().await;
-            self.tolerate("expiring tombstones", done)?;
-        }
-        if now >= self.upkeep.unread {
-            self.upkeep.unread = now + LOOK_FOR_UNREAD;
-            let done = self.look_for_unread().await;
-            self.tolerate("looking for partitions that nobody reads", done)?;
-        }
-        if now >= self.upkeep.summary_due {
-            self.write_summary().await;
         }
         Ok(())
     }
