@@ -8,7 +8,7 @@
 //! `SINK_ROWS`, `SINK_PAIRS` and `SINK_ONLY` (part of a kind's name) change what is run; `BENCH_JSON` names a file to which each figure is
 //! added as a line of JSON.
 
-#![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

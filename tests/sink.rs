@@ -353,11 +353,13 @@ on_both_servers! {
             for (_, database) in &writers {
                 let mut rows: Vec<_> = database.rows(TABLES[0]).await.iter().map(|row| newest(row, 4)).collect();
                 let mut expected = written(&fold.rows);
-                (rows.sort(), expected.sort());
+                rows.sort();
+                expected.sort();
                 assert_eq!(rows, expected, "{}", shape.name);
                 let mut tombstones: Vec<_> = database.rows(TABLES[1]).await.iter().map(|row| newest(row, 1)).collect();
                 let mut expected = written(&fold.tombstones);
-                (tombstones.sort(), expected.sort());
+                tombstones.sort();
+                expected.sort();
                 assert_eq!(tombstones, expected, "{}", shape.name);
             }
         }

@@ -70,24 +70,27 @@ fn new_value(mariadb: bool, column: &str) -> String {
     if mariadb { format!("VALUES({column})") } else { format!("new.{column}") }
 }
 
+/// What follows an upsert's rows: each column gets its new value, or the one given for it, and the version comes last.
+fn tail(mariadb: bool, old: &str, columns: &[(String, Option<&str>)]) -> String {
+    let new = |column: &str| new_value(mariadb, column);
+    let assign = |(name, value): &(String, Option<&str>)| {
+        guarded(old, name, &value.map_or_else(|| new(name), str::to_owned), &new)
+    };
+    let mut assignments: Vec<String> = columns.iter().map(assign).collect();
+    assignments.extend(newer_last(old, &new));
+    let alias = if mariadb { "" } else { " AS new" };
+    format!("{alias} ON DUPLICATE KEY UPDATE {}", assignments.join(", "))
+}
+
 impl Direct {
     pub fn new(target: &Target, pipeline: &str) -> Self {
         let table = identifier(&target.table);
         let names: Vec<String> = target.columns.iter().map(|column| identifier(&column.name)).collect();
-        let tails = |old: &str, assign: &dyn Fn(&dyn Fn(&str) -> String) -> Vec<String>| {
-            [false, true].map(|mariadb| {
-                let new = |column: &str| new_value(mariadb, column);
-                let mut assignments = assign(&new);
-                assignments.extend(newer_last(old, &new));
-                let alias = if mariadb { "" } else { " AS new" };
-                format!("{alias} ON DUPLICATE KEY UPDATE {}", assignments.join(", "))
-            })
-        };
-        let upsert_tails = tails(&table, &|new| {
-            let data = target.data().iter().map(|column| identifier(&column.name));
-            data.map(|name| guarded(&table, &name, &new(&name), new)).collect()
-        });
-        let tombstone_tails = tails(TOMBSTONES, &|new| vec![guarded(TOMBSTONES, "deleted", "UTC_TIMESTAMP(6)", new)]);
+        let data: Vec<(String, Option<&str>)> =
+            target.data().iter().map(|column| (identifier(&column.name), None)).collect();
+        let upsert_tails = [false, true].map(|mariadb| tail(mariadb, &table, &data));
+        let deleted = [("deleted".to_owned(), Some("UTC_TIMESTAMP(6)"))];
+        let tombstone_tails = [false, true].map(|mariadb| tail(mariadb, TOMBSTONES, &deleted));
         Self {
             upsert_head: format!(
                 "INSERT INTO {table} ({}, cdc_ts, cdc_partition, cdc_offset) VALUES ",

@@ -115,7 +115,7 @@ impl World {
     pub async fn new(plan: Plan) -> Self {
         let (server, broker) = if plan.own_servers {
             // MySQL's default, and most of what is staged then takes another way.
-            let options: &[&str] = if plan.seed % 2 == 0 { &["--local-infile=0"] } else { &[] };
+            let options: &[&str] = if plan.seed.is_multiple_of(2) { &["--local-infile=0"] } else { &[] };
             let server = servers::start_private(plan.flavour, options).await;
             (Lent::Own(Box::new(server)), Lent::Own(Box::new(servers::start_private_kafka(&[]).await)))
         } else {
