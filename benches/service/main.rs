@@ -1,7 +1,7 @@
 //! The proof of speed: the program itself, on a real Kafka broker and real MySQL and MariaDB servers, beside the server's own merge.
 //!
 //! `make bench` runs all of it and writes docs/performance.md. `ONLY=backlog,creates,..` picks rows, `SERVERS=mysql` a server,
-//! `CLIFFS=columns,hot` some of the cliffs, `SCALE=0.1` makes every load smaller, `REPEAT=5` sets the number of runs of the short ones, `FULL=1` adds the long ones. Nothing is
+//! `CLIFFS=columns,hot` some of the cliffs, `SETTINGS='batch = { .. }'` adds lines to the pipeline's config, `SCALE=0.1` makes every load smaller, `REPEAT=5` sets the number of runs of the short ones, `FULL=1` adds the long ones. Nothing is
 //! written unless all rows ran at full size. `BENCH_JSON` names a file with figures of the micro-benches that are merged into the table.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails by panicking")]
@@ -77,7 +77,7 @@ impl Wish {
     fn is_whole(&self) -> bool {
         ROWS.iter().all(|row| self.wants(row))
             && self.scale >= 1.0
-            && ["SERVERS", "CLIFFS"].iter().all(|name| std::env::var_os(name).is_none())
+            && ["SERVERS", "CLIFFS", "SETTINGS"].iter().all(|name| std::env::var_os(name).is_none())
     }
 
     /// `events` at full size.

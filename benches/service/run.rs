@@ -118,9 +118,11 @@ fn workspace(database: &Database, shape: Shape, brokers: &str, topic: &str, vari
     for number in 0..variant.pipelines.max(1) {
         let suffix = if number == 0 { String::new() } else { format!("_{number}") };
         let lanes = variant.lanes.map_or_else(String::new, |lanes| format!("lanes = {lanes}\n"));
+        // Further lines of `[pipelines.*]`, to try settings.
+        let tried = std::env::var("SETTINGS").unwrap_or_default();
         config += &format!(
             "[pipelines.{pipeline}{suffix}]\ntopic = \"{topic}\"\ntable = \"{}{suffix}\"\ngroup = \"{}{suffix}\"\n\
-             queries = \"queries/{pipeline}\"\nschemas = \"schemas/{pipeline}\"\n{}{lanes}",
+             queries = \"queries/{pipeline}\"\nschemas = \"schemas/{pipeline}\"\n{}{lanes}{tried}\n",
             shape.table(),
             database.name,
             shape.config()

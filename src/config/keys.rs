@@ -240,13 +240,13 @@ pub(super) static BATCH: Section = Section {
         key(
             "max_events",
             Kind::Count { min: 1, max: 1_000_000 },
-            Absent::Default("65536"),
+            Absent::Default("32768"),
             "Events in a batch, at most.",
         ),
         key(
             "max_bytes",
             Kind::Size { min: "1KiB", max: "1GiB" },
-            Absent::Default("16MiB"),
+            Absent::Default("8MiB"),
             "Bytes of keys, values and headers in a batch, at most; one larger record is a batch of its own.",
         ),
         key(

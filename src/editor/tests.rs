@@ -121,7 +121,7 @@ fn configs_that_are_read_are_valid_and_others_are_not() {
         ("key = [\"user_id\"]", "key = []"),
         ("max_wait = \"5ms\"", "max_wait = 5"),
         ("max_wait = \"5ms\"", "max_wait = \"5\""),
-        ("max_events = 65536", "max_events = \"many\""),
+        ("max_events = 32768", "max_events = \"many\""),
         ("on_error = \"hold_key\"", "on_error = \"hold\""),
         ("[pipelines.users]", "[pipeline.users]"),
     ] {
@@ -132,7 +132,7 @@ fn configs_that_are_read_are_valid_and_others_are_not() {
         // What the small validator above knows nothing of: minItems.
         assert!(config(&broken).is_some() || to == "key = []", "{to}");
     }
-    assert_eq!(config(&shipped.replace("max_events = 65536", "max_events = \"${MAX:-10}\"")), None);
+    assert_eq!(config(&shipped.replace("max_events = 32768", "max_events = \"${MAX:-10}\"")), None);
 }
 
 #[test]

@@ -64,9 +64,9 @@ const KNOWN: [&str; 27] = [
 /// What the user may override.
 const DEFAULTS: [(&str, &str); 11] = [
     // Memory: the client holds at most its queue, one fetch per broker and what it decompresses of it.
-    ("queued.max.messages.kbytes", "24576"),
+    ("queued.max.messages.kbytes", "8192"),
     ("queued.min.messages", "20000"),
-    ("fetch.max.bytes", "16777216"),
+    ("fetch.max.bytes", "4194304"),
     ("fetch.message.max.bytes", "2097152"),
     // librdkafka's own default is a second, which is how long a full queue would stay empty after it was emptied.
     ("fetch.queue.backoff.ms", "5"),
