@@ -47,8 +47,7 @@ const CASES: [Case; 4] = [
 
 fn main() {
     if let Ok(case) = std::env::var("INSTRUCTIONS_CASE") {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(&case));
-        return;
+        return run(&case, &tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
     }
     if Command::new("valgrind").arg("--version").output().is_err() {
         println!("instructions: skipped, there is no valgrind (Debian: apt-get install valgrind)");
@@ -119,7 +118,7 @@ fn measured<T>(work: impl FnOnce() -> T) -> T {
     std::hint::black_box(work())
 }
 
-async fn run(case: &str) {
+fn run(case: &str, runtime: &tokio::runtime::Runtime) {
     match case {
         "decode" => {
             let records = records(1_000, germany);
@@ -130,22 +129,22 @@ async fn run(case: &str) {
             }
         }
         "models" | "index_join_100k" => {
-            let mut engine = engine(if case == "models" { None } else { Some(100_000) }).await;
+            let mut engine = runtime.block_on(engine((case != "models").then_some(100_000)));
             let far = |nth: usize| format!("k{}", nth * 7_919 % 100_000);
             let records = if case == "models" { records(500, germany) } else { records(500, far) };
             let mut decoder = world::users_decoder();
             // The join is counted wherever it runs.
             for round in usize::from(case != "models")..=ROUNDS {
                 let decoded = decoder.decode(records.iter().map(OwnedRecord::as_raw)).unwrap();
-                let mut work = || futures::executor::block_on(evaluate(&mut engine, &decoded)).latest.num_rows();
+                let mut work = || runtime.block_on(evaluate(&mut engine, &decoded)).latest.num_rows();
                 assert!((if round == 0 { work() } else { measured(work) }) > 0);
             }
         }
         "encode" => {
-            let mut engine = engine(None).await;
+            let mut engine = runtime.block_on(engine(None));
             let records = records(1_000, germany);
             let decoded = world::users_decoder().decode(records.iter().map(OwnedRecord::as_raw)).unwrap();
-            let rows = evaluate(&mut engine, &decoded).await.latest;
+            let rows = runtime.block_on(evaluate(&mut engine, &decoded)).latest;
             assert_eq!(rows.num_rows(), 1_000);
             let late = vec![false; rows.num_rows()];
             let target = engine.derive_target("enriched_user");
