@@ -104,9 +104,9 @@ mod tests {
                 let encoder = Encoder::new(keys.iter().map(|key| key.data_type().clone()).collect()).unwrap();
                 sorted(&encoder.encode(keys).unwrap()).into_iter().map(|row| row as usize).collect::<Vec<_>>()
             };
-            let by_text: Vec<_> = order(&[text.clone()]).into_iter().map(|row| texts[row].clone()).collect();
+            let by_text: Vec<_> = order(std::slice::from_ref(&text)).into_iter().map(|row| texts[row].clone()).collect();
             prop_assert!(by_text.is_sorted());
-            let by_number: Vec<_> = order(&[number.clone()]).into_iter().map(|row| numbers[row]).collect();
+            let by_number: Vec<_> = order(std::slice::from_ref(&number)).into_iter().map(|row| numbers[row]).collect();
             prop_assert!(by_number.is_sorted());
             let by_both: Vec<_> = order(&[text, number]).into_iter().map(|row| (&texts[row], numbers[row])).collect();
             prop_assert!(by_both.is_sorted());
