@@ -154,6 +154,8 @@ impl Pipeline {
         if self.reload.retry {
             let done = self.retry_older_refusals().await;
             self.reload.retry = done.is_err();
+            // Before anybody looks what the change has mended.
+            self.upkeep.marks = Instant::now();
             self.tolerate("trying older refusals again", done)?;
         }
         Ok(())
