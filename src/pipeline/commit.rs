@@ -70,7 +70,7 @@ impl Pipeline {
             let (pace, tries, reason) = match next {
                 Next::Advance => {
                     self.health.enter(State::Running, "");
-                    self.remember(work);
+                    self.follow(&work.id, &work.advances);
                     return Ok(Applied::Committed(committed(outcome, attempt)));
                 }
                 Next::Fenced(partitions) => {
@@ -129,17 +129,6 @@ impl Pipeline {
         let known = sink.known(work, &staged).await?;
         let evidence = engine.evidence(suspicion, &known).await?;
         sink.transact(work, &staged, &evidence).await
-    }
-
-    /// Memory follows as far as every transaction goes; what a batch or a re-run means besides is their callers' to remember.
-    fn remember(&mut self, work: &Work<'_>) {
-        for advance in &work.advances {
-            if let Some(owned) = self.owned.get_mut(&advance.partition) {
-                owned.stored.next_offset = advance.to;
-                owned.stored.transaction = work.id;
-            }
-        }
-        self.go_back();
     }
 
     fn log(&self, next: &Next, outcome: &Result<Outcome>, attempt: u32, asked: u32) {

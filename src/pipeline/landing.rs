@@ -18,6 +18,7 @@ use crate::hold::{Pending, PendingState};
 use crate::position::OffsetRange;
 use crate::record::RawBatch;
 use crate::sink::Outcome;
+use crate::sink::positions::{Advance, Token};
 use crate::work::{Evaluation, Refusal};
 
 impl Pipeline {
@@ -64,6 +65,7 @@ impl Pipeline {
         match landing.landed {
             Landed::Outcome(Ok(outcome @ Outcome::Committed { .. })) => {
                 self.health.enter(State::Running, "");
+                self.follow(&landing.parcel.id, &landing.parcel.advances);
                 self.applied(&landing.parcel, &committed(Ok(outcome), 1), landing.took);
                 None
             }
@@ -78,37 +80,39 @@ impl Pipeline {
         let _ = answer.send(evidence);
     }
 
-    /// Memory follows a batch that was committed; the broker is told.
-    pub(super) fn applied(&mut self, parcel: &Parcel, committed: &Committed, took: Duration) {
+    /// A batch was committed: it counts, and the broker is told.
+    fn applied(&mut self, parcel: &Parcel, committed: &Committed, took: Duration) {
         failpoint!("after_commit");
-        self.follow(parcel);
+        self.breaker.record(Instant::now(), parcel.read(), parcel.evaluation.refused.len() as u64);
         self.report(parcel, committed, took);
         let ranges: Vec<OffsetRange> = parcel.raw.chunks.iter().map(|chunk| chunk.range()).collect();
         failpoint!("before_broker_commit");
         self.stations.source.acknowledge(&ranges); // for lag tools
     }
 
-    fn follow(&mut self, parcel: &Parcel) {
-        for advance in &parcel.advances {
+    /// Memory follows a transaction that was committed, whatever was in it.
+    pub(super) fn follow(&mut self, id: &Token, advances: &[Advance]) {
+        for advance in advances {
             if let Some(owned) = self.owned.get_mut(&advance.partition) {
                 owned.stored.next_offset = advance.to;
-                owned.stored.transaction = parcel.id;
+                owned.stored.transaction = *id;
                 owned.stored.high_water_ns = owned.stored.high_water_ns.max(advance.high_water_ns);
             }
         }
-        self.breaker.record(Instant::now(), parcel.read(), parcel.evaluation.refused.len() as u64);
         if self.lanes.is_idle() {
             self.go_back();
         }
     }
 
-    /// Under `skip_event` a refused record keeps nobody waiting, but a retry has to find it.
-    fn hold(&mut self, evaluation: &Evaluation) {
-        for refusal in &evaluation.refused {
-            self.holds.insert(refusal.position, Pending { keys: refusal.keys.clone(), state: PendingState::Refused });
-        }
-        for held in &evaluation.held {
-            self.holds.insert(held.position, Pending { keys: held.keys.clone(), state: PendingState::Held });
+    /// Remembers what a batch refuses and holds. Under `skip_event` a refused record keeps nobody waiting, but a retry has to find it. Of a
+    /// partition that was revoked meanwhile nothing is remembered: that is for its next owner.
+    pub(super) fn hold(&mut self, evaluation: &Evaluation) {
+        let refused = evaluation.refused.iter().map(|refusal| (refusal.position, &refusal.keys, PendingState::Refused));
+        let held = evaluation.held.iter().map(|held| (held.position, &held.keys, PendingState::Held));
+        for (position, keys, state) in refused.chain(held) {
+            if self.owned.contains_key(&position.partition) {
+                self.holds.insert(position, Pending { keys: keys.clone(), state });
+            }
         }
     }
 

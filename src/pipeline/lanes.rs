@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use rand::RngExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::commit::token;
 use super::pace::{Pace, Pass};
 use crate::error::{Error, Kind, Result};
 use crate::position::Partition;
@@ -53,7 +53,7 @@ impl Parcel {
                 *late = true;
             }
         }
-        Self { raw, evaluation, id: rand::rng().random(), advances, late, decode, sql }
+        Self { raw, evaluation, id: token(), advances, late, decode, sql }
     }
 
     pub fn work(&self) -> Work<'_> {

@@ -254,12 +254,7 @@ impl Pipeline {
         for position in positions {
             self.holds.remove(*position);
         }
-        for refusal in &evaluation.refused {
-            self.holds.insert(refusal.position, Pending { keys: refusal.keys.clone(), state: PendingState::Refused });
-        }
-        for held in &evaluation.held {
-            self.holds.insert(held.position, Pending { keys: held.keys.clone(), state: PendingState::Held });
-        }
+        self.hold(evaluation);
         evaluation.refused.len() + evaluation.held.len() < positions.len() || !evaluation.refused.is_empty()
     }
 }
