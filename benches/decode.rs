@@ -1,24 +1,25 @@
 //! Events per second through the decoder, beside two references measured in the same run: `serde_json::Value` per event (a parse
 //! that keeps nothing in columns) and a plain check that the bytes are JSON (the floor).
 //!
-//! `cargo bench --bench decode`, or `cargo bench --profile dev --bench decode` to reuse the build of the tests. One thread, medians
-//! of wall time; read the ratios, the absolute figures depend on the machine. Figures go to `BENCH_JSON`, one JSON object a line, where
-//! that names a file.
+//! `cargo bench --bench decode`, or `cargo bench --profile dev --bench decode` to reuse the build of the tests. One thread, wall time;
+//! read the ratios, the absolute figures depend on the machine. Figures go to `BENCH_JSON`, one JSON object a line, where that names a
+//! file.
 
 use std::io::Write;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use afterimage::decode::{DecodeOptions, Decoder, TimestampUnit};
 use afterimage::record::RawRecord;
 use afterimage::schema::SourceSchema;
+use criterion::{Criterion, Throughput};
 
 /// As in the program itself.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BASE_MS: i64 = 1_700_000_000_000;
-/// Time spent per figure.
+/// Time spent per figure, after a third of it to warm up.
 const BUDGET: Duration = Duration::from_millis(1500);
 
 fn main() {
@@ -29,9 +30,17 @@ fn main() {
             std::process::exit(1);
         }
     };
-    println!("{:<34} {:>8} {:>14} {:>10}", "method", "events", "events/s", "MB/s");
+    let directory = directory();
+    let mut criterion = Criterion::default()
+        .configure_from_args()
+        .output_directory(&directory)
+        .without_plots()
+        .sample_size(20)
+        .warm_up_time(BUDGET / 3)
+        .measurement_time(BUDGET);
     for (label, bad_share) in [("", 0), (", 1 % bad", 100)] {
         for events in [500, 8_192, 65_536] {
+            let what = format!("decode: batches of {events}{label}");
             let payloads = payloads(events, bad_share);
             let mut decoder = Decoder::new(
                 &schema,
@@ -41,19 +50,42 @@ fn main() {
                     max_future_skew: Duration::from_secs(3600),
                 },
             );
-            let decoded = report(&format!("decoder{label}"), &payloads, || {
-                let decoded = decoder.decode(records(&payloads)).ok();
-                decoded.map_or(0, |decoded| decoded.events.num_rows() + decoded.refused.len())
+            let mut group = criterion.benchmark_group(format!("decode {events} {bad_share}"));
+            group.throughput(Throughput::Elements(events as u64));
+            group.bench_function("decoder", |bencher| {
+                bencher.iter(|| {
+                    let decoded = decoder.decode(records(&payloads)).ok();
+                    decoded.map_or(0, |decoded| decoded.events.num_rows() + decoded.refused.len())
+                });
             });
-            let parsed = report(&format!("serde_json::Value{label}"), &payloads, || {
-                payloads.iter().map(|payload| usize::from(value(payload).is_some_and(|value| value.is_object()))).sum()
+            group.bench_function("value", |bencher| {
+                bencher.iter(|| payloads.iter().filter_map(|payload| value(payload)).filter(|v| v.is_object()).count());
             });
-            report(&format!("JSON check only{label}"), &payloads, || {
-                payloads.iter().map(|payload| usize::from(check(payload))).sum()
+            group.bench_function("check", |bencher| {
+                bencher.iter(|| payloads.iter().filter(|payload| check(payload)).count());
             });
-            figure(&format!("decode: batches of {events}{label}"), decoded, decoded / parsed);
+            group.finish();
+            let rate =
+                |method: &str| median_ns(&directory, events, bad_share, method).map(|ns| events as f64 * 1e9 / ns);
+            if let (Some(decoded), Some(parsed)) = (rate("decoder"), rate("value")) {
+                figure(&what, decoded, decoded / parsed);
+            }
         }
     }
+    criterion.final_summary();
+}
+
+/// Where criterion keeps what it measured.
+fn directory() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    target.join("criterion")
+}
+
+/// The median of a batch's time, as criterion noted it just now; `None` where a filter left it out.
+fn median_ns(directory: &Path, events: usize, bad_share: usize, method: &str) -> Option<f64> {
+    let file = directory.join(format!("decode {events} {bad_share}/{method}/new/estimates.json"));
+    let estimates: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    estimates.get("median")?.get("point_estimate")?.as_f64()
 }
 
 fn value(payload: &[u8]) -> Option<serde_json::Value> {
@@ -85,23 +117,6 @@ fn figure(what: &str, value: f64, ratio: f64) {
     if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
         eprintln!("{what} isn't noted: {error}");
     }
-}
-
-/// Prints and yields the median rate of `run` over `payloads`, in events per second.
-fn report(method: &str, payloads: &[Vec<u8>], mut run: impl FnMut() -> usize) -> f64 {
-    let bytes: usize = payloads.iter().map(Vec::len).sum();
-    let mut times = Vec::new();
-    let started = Instant::now();
-    while started.elapsed() < BUDGET || times.len() < 5 {
-        let begun = Instant::now();
-        std::hint::black_box(run());
-        times.push(begun.elapsed());
-    }
-    times.sort_unstable();
-    let median = times.get(times.len() / 2).map_or(f64::NAN, Duration::as_secs_f64);
-    let (events_per_s, mb_per_s) = (payloads.len() as f64 / median, bytes as f64 / median / 1e6);
-    println!("{method:<34} {:>8} {events_per_s:>14.0} {mb_per_s:>10.0}", payloads.len());
-    events_per_s
 }
 
 /// `events` changes of users, about 290 bytes each; every `bad_share`-th lacks its key, if not 0.
