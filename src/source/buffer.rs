@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
-use super::lane::Lane;
+use super::feed::Feed;
 use super::pressure::{self, Load, Pressure};
 use super::{Ask, Assignment, End, PartitionStats, Polled, Share, SourceOptions, SourceStats};
 use crate::error::Error;
@@ -41,7 +41,7 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 struct State {
-    lanes: BTreeMap<Partition, Lane>,
+    feeds: BTreeMap<Partition, Feed>,
     reports: VecDeque<Polled>,
     last_generation: u64,
     received: u64,
@@ -180,13 +180,13 @@ impl Shared {
 
     fn want(&self, partition: Partition, generation: Option<u64>, from: Option<i64>) {
         let mut state = self.lock();
-        let Some(lane) = state.lanes.get_mut(&partition) else { return };
-        if generation.is_some_and(|generation| generation != lane.generation) {
+        let Some(feed) = state.feeds.get_mut(&partition) else { return };
+        if generation.is_some_and(|generation| generation != feed.generation) {
             return;
         }
-        lane.stop();
-        lane.wanted = from;
-        lane.changed = true;
+        feed.stop();
+        feed.wanted = from;
+        feed.changed = true;
         self.attend();
     }
 
@@ -206,17 +206,17 @@ impl Shared {
 
     pub(super) fn stats(&self) -> SourceStats {
         let state = self.lock();
-        let partitions = state.lanes.iter().map(|(partition, lane)| PartitionStats {
-            assignment: Assignment { partition: *partition, generation: lane.generation },
-            next: lane.next,
-            buffered_events: lane.events,
-            at_end: lane.at_end,
-            end: lane.end,
+        let partitions = state.feeds.iter().map(|(partition, feed)| PartitionStats {
+            assignment: Assignment { partition: *partition, generation: feed.generation },
+            next: feed.next,
+            buffered_events: feed.events,
+            at_end: feed.at_end,
+            end: feed.end,
         });
         SourceStats {
             buffered_bytes: state.bytes(),
             buffered_events: state.events(),
-            paused: state.full_since.is_some() || state.lanes.values().any(|lane| lane.paused),
+            paused: state.full_since.is_some() || state.feeds.values().any(|feed| feed.paused),
             commit_errors: state.commit_errors,
             received: state.received,
             topic_partitions: state.topic_partitions,
@@ -245,11 +245,11 @@ impl Shared {
     /// Remembers that the client has read all there is of `partition`; `position`: where it stands, if it says.
     pub(super) fn reached_end(&self, partition: Partition, position: Option<i64>) {
         let mut state = self.lock();
-        if let Some(lane) = state.lanes.get_mut(&partition).filter(|lane| lane.next.is_some()) {
+        if let Some(feed) = state.feeds.get_mut(&partition).filter(|feed| feed.next.is_some()) {
             if let Some(position) = position {
-                lane.pass(position);
+                feed.pass(position);
             }
-            lane.at_end = true;
+            feed.at_end = true;
             drop(state);
             self.wake.notify_one();
         }
@@ -263,7 +263,7 @@ impl Shared {
             state.last_generation += 1;
             let generation = state.last_generation;
             // A partition that is assigned twice without having been revoked has been lost in between.
-            state.lanes.insert(partition, Lane::new(partition, generation));
+            state.feeds.insert(partition, Feed::new(partition, generation));
             assignments.push(Assignment { partition, generation });
         }
         self.report(state, Polled::Assigned(assignments));
@@ -275,10 +275,10 @@ impl Shared {
         let mut gone = Vec::new();
         let mut in_client = Vec::new();
         for partition in partitions {
-            let Some(lane) = state.lanes.remove(partition) else { continue };
+            let Some(feed) = state.feeds.remove(partition) else { continue };
             state.applied.remove(partition);
             gone.push(*partition);
-            if lane.in_client {
+            if feed.in_client {
                 in_client.push(*partition);
             }
         }
@@ -299,11 +299,11 @@ impl Shared {
     pub(super) fn lost(&self, partition: Partition, what: String) {
         let mut state = self.lock();
         let generation = state.last_generation + 1;
-        let Some(lane) = state.lanes.get_mut(&partition) else { return };
-        lane.stop();
-        lane.generation = generation;
-        lane.wanted = None;
-        lane.changed = true;
+        let Some(feed) = state.feeds.get_mut(&partition) else { return };
+        feed.stop();
+        feed.generation = generation;
+        feed.wanted = None;
+        feed.changed = true;
         state.last_generation = generation;
         self.attend();
         self.report(state, Polled::PositionLost { assignment: Assignment { partition, generation }, what });
@@ -311,13 +311,13 @@ impl Shared {
 
     /// All partitions of this instance.
     pub(super) fn partitions(&self) -> Vec<Partition> {
-        self.lock().lanes.keys().copied().collect()
+        self.lock().feeds.keys().copied().collect()
     }
 
     /// The partitions being read and the offset each wants next.
     pub(super) fn reading(&self) -> Vec<(Partition, i64)> {
         let state = self.lock();
-        state.lanes.iter().filter_map(|(partition, lane)| lane.next.map(|next| (*partition, next))).collect()
+        state.feeds.iter().filter_map(|(partition, feed)| feed.next.map(|next| (*partition, next))).collect()
     }
 
     /// Reports trouble, once until it is over. That no broker answers is the least telling of all and replaces no other.
@@ -355,10 +355,10 @@ impl Shared {
             return;
         }
         trouble.asked = Instant::now();
-        for lane in state.lanes.values_mut().filter(|lane| lane.in_client && !lane.changed && lane.at_end) {
-            lane.wanted = lane.next;
-            lane.changed = true;
-            lane.at_end = false;
+        for feed in state.feeds.values_mut().filter(|feed| feed.in_client && !feed.changed && feed.at_end) {
+            feed.wanted = feed.next;
+            feed.changed = true;
+            feed.at_end = false;
         }
         self.attend();
     }
@@ -386,20 +386,20 @@ impl Shared {
     }
 
     pub(super) fn set_end(&self, partition: Partition, end: End) {
-        if let Some(lane) = self.lock().lanes.get_mut(&partition) {
-            lane.end = Some(end);
+        if let Some(feed) = self.lock().feeds.get_mut(&partition) {
+            feed.end = Some(end);
         }
     }
 
     /// The loop's wishes that are still to be carried out in the client.
     pub(super) fn changes(&self) -> Vec<Change> {
         let state = self.lock();
-        let changed = state.lanes.iter().filter(|(_, lane)| lane.changed);
+        let changed = state.feeds.iter().filter(|(_, feed)| feed.changed);
         changed
-            .map(|(partition, lane)| Change {
-                assignment: Assignment { partition: *partition, generation: lane.generation },
-                remove: lane.in_client,
-                from: lane.wanted,
+            .map(|(partition, feed)| Change {
+                assignment: Assignment { partition: *partition, generation: feed.generation },
+                remove: feed.in_client,
+                from: feed.wanted,
             })
             .collect()
     }
@@ -408,14 +408,14 @@ impl Shared {
     /// call of [`Shared::changes`] names it again.
     pub(super) fn carried_out(&self, change: &Change, in_client: bool) {
         let mut state = self.lock();
-        let Some(lane) = state.lanes.get_mut(&change.assignment.partition) else { return };
-        if lane.generation != change.assignment.generation {
+        let Some(feed) = state.feeds.get_mut(&change.assignment.partition) else { return };
+        if feed.generation != change.assignment.generation {
             return;
         }
-        lane.in_client = in_client;
-        if lane.wanted == change.from && in_client == change.from.is_some() {
-            lane.changed = false;
-            lane.next = change.from;
+        feed.in_client = in_client;
+        if feed.wanted == change.from && in_client == change.from.is_some() {
+            feed.changed = false;
+            feed.next = change.from;
         } else {
             self.attend();
         }
@@ -426,19 +426,19 @@ impl Shared {
         let mut state = self.lock();
         let full = state.bytes() > self.budget;
         state.full_since = full.then(|| state.full_since.unwrap_or(now));
-        if !full && state.lanes.values().all(|lane| !lane.paused) {
+        if !full && state.feeds.values().all(|feed| !feed.paused) {
             return Pressure::default();
         }
-        let in_client = state.lanes.iter().filter(|(_, lane)| lane.in_client);
+        let in_client = state.feeds.iter().filter(|(_, feed)| feed.in_client);
         let load =
-            |(&partition, lane): (&Partition, &Lane)| Load { partition, memory: lane.memory(), paused: lane.paused };
+            |(&partition, feed): (&Partition, &Feed)| Load { partition, memory: feed.memory(), paused: feed.paused };
         let loads: Vec<Load> = in_client.map(load).collect();
         let for_long = state.full_since.is_some_and(|since| now.saturating_duration_since(since) >= FULL);
         let pressure = pressure::decide(self.budget, &loads, for_long || state.is_hungry());
         for (partitions, paused) in [(&pressure.pause, true), (&pressure.resume, false)] {
             for partition in partitions {
-                if let Some(lane) = state.lanes.get_mut(partition) {
-                    lane.paused = paused;
+                if let Some(feed) = state.feeds.get_mut(partition) {
+                    feed.paused = paused;
                 }
             }
         }
@@ -462,28 +462,28 @@ impl Shared {
 
 impl State {
     fn push(&mut self, record: RawRecord<'_>) {
-        let Some(lane) = self.lanes.get_mut(&record.partition) else { return };
-        let Some(next) = lane.next.filter(|next| record.offset >= *next) else { return };
-        lane.push(record, next);
+        let Some(feed) = self.feeds.get_mut(&record.partition) else { return };
+        let Some(next) = feed.next.filter(|next| record.offset >= *next) else { return };
+        feed.push(record, next);
         self.received += 1;
     }
 
     fn events(&self) -> usize {
-        self.lanes.values().map(|lane| lane.events).sum()
+        self.feeds.values().map(|feed| feed.events).sum()
     }
 
     /// Memory that the records take.
     fn bytes(&self) -> usize {
-        self.lanes.values().map(Lane::memory).sum()
+        self.feeds.values().map(Feed::memory).sum()
     }
 
-    fn of(&self, share: Share) -> impl Iterator<Item = &Lane> {
-        self.lanes.iter().filter(move |(partition, _)| share.holds(**partition)).map(|(_, lane)| lane)
+    fn of(&self, share: Share) -> impl Iterator<Item = &Feed> {
+        self.feeds.iter().filter(move |(partition, _)| share.holds(**partition)).map(|(_, feed)| feed)
     }
 
     /// Records of the share and the bytes of their keys, values and headers.
     fn waiting(&self, share: Share) -> (usize, usize) {
-        self.of(share).fold((0, 0), |(events, bytes), lane| (events + lane.events, bytes + lane.bytes))
+        self.of(share).fold((0, 0), |(events, bytes), feed| (events + feed.events, bytes + feed.bytes))
     }
 
     /// When a batch for `ask` is to be handed over if nothing more comes; `None` where there is nothing to hand over.
@@ -491,7 +491,7 @@ impl State {
         let (events, bytes) = self.waiting(ask.share);
         if events == 0 {
             // A position that has passed marks of transactions, without any record after them that would take it along.
-            return self.of(ask.share).filter_map(|lane| lane.passed_at).min().map(|at| at + PASSED);
+            return self.of(ask.share).filter_map(|feed| feed.passed_at).min().map(|at| at + PASSED);
         }
         if events >= ask.limits.max_events || bytes >= ask.limits.max_bytes {
             return Some(now);
@@ -502,8 +502,8 @@ impl State {
     /// Whether the loop waits for partitions of which nothing is there.
     fn is_hungry(&self) -> bool {
         let lacks = |awaited: &Awaited| {
-            let lanes = || self.of(awaited.ask.share);
-            lanes().any(|lane| lane.in_client) && lanes().all(|lane| lane.events == 0)
+            let feeds = || self.of(awaited.ask.share);
+            feeds().any(|feed| feed.in_client) && feeds().all(|feed| feed.events == 0)
         };
         self.awaited.iter().any(lacks)
     }
@@ -525,10 +525,10 @@ impl State {
     /// Partitions at their end of which every record has been taken, each once.
     fn newly_at_end(&mut self) -> Vec<Assignment> {
         let mut ended = Vec::new();
-        for (partition, lane) in &mut self.lanes {
-            if lane.at_end && !lane.end_told && lane.events == 0 {
-                lane.end_told = true;
-                ended.push(Assignment { partition: *partition, generation: lane.generation });
+        for (partition, feed) in &mut self.feeds {
+            if feed.at_end && !feed.end_told && feed.events == 0 {
+                feed.end_told = true;
+                ended.push(Assignment { partition: *partition, generation: feed.generation });
             }
         }
         ended
@@ -539,18 +539,18 @@ impl State {
         let Ask { share, limits } = *ask;
         let turn = self.served.get(&share).map_or(0, |served| served.turn);
         let mut order: Vec<Partition> =
-            self.lanes.keys().copied().filter(|partition| share.holds(*partition)).collect();
-        order.retain(|partition| self.lanes.get(partition).is_some_and(|lane| !lane.segments.is_empty()));
+            self.feeds.keys().copied().filter(|partition| share.holds(*partition)).collect();
+        order.retain(|partition| self.feeds.get(partition).is_some_and(|feed| !feed.segments.is_empty()));
         order.sort_by_key(|partition| (*partition < turn, *partition));
         let turn = order.first().map_or(0, |first| first.wrapping_add(1));
         self.served.insert(share, Served { at: now, turn });
         let (mut events, mut bytes) = (limits.max_events.max(1), limits.max_bytes);
         let mut chunks = Vec::with_capacity(order.len());
         for (index, partition) in order.iter().enumerate() {
-            let Some(lane) = self.lanes.get_mut(partition) else { continue };
+            let Some(feed) = self.feeds.get_mut(partition) else { continue };
             let left = order.len() - index;
             let at_least = usize::from(chunks.iter().all(Chunk::is_empty));
-            let Some(chunk) = lane.take(events.div_ceil(left), bytes.div_ceil(left), at_least) else { continue };
+            let Some(chunk) = feed.take(events.div_ceil(left), bytes.div_ceil(left), at_least) else { continue };
             events -= chunk.len().min(events);
             bytes -= chunk.byte_len().min(bytes);
             chunks.push(chunk);

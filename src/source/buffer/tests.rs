@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{BatchLimits, lane::RECORD_OVERHEAD};
+use super::super::{BatchLimits, feed::RECORD_OVERHEAD};
 use super::*;
 use crate::error::Kind;
 
@@ -36,7 +36,7 @@ fn assign(shared: &Shared, partition: Partition) -> Assignment {
     shared.assigned(&[partition]);
     let mut state = shared.lock();
     state.reports.clear();
-    Assignment { partition, generation: state.lanes[&partition].generation }
+    Assignment { partition, generation: state.feeds[&partition].generation }
 }
 
 /// Does what the thread does with a client that always obeys.
@@ -216,7 +216,7 @@ fn polling_goes_on_for_a_share_that_lacks_records_and_those_that_fill_the_buffer
     assert!(matches!(shared.poll(&[ask(1)], begun), Answer::Later(None)));
     assert_eq!(shared.pressure(begun), Pressure::default());
     // Read from elsewhere, the other one isn't paused any more: what the client is told with that.
-    let generation = shared.lock().lanes[&0].generation;
+    let generation = shared.lock().feeds[&0].generation;
     shared.position(Assignment { partition: 0, generation }, 7);
     obey(&shared);
     assert_eq!(shared.pressure(begun), Pressure::default());
@@ -227,7 +227,7 @@ fn polling_goes_on_for_a_share_that_lacks_records_and_those_that_fill_the_buffer
 fn whoever_waits_for_room_is_woken_by_what_makes_some_and_by_wishes() {
     let shared = Shared::new(&options(1000));
     let waits = |act: &(dyn Fn() + Sync)| {
-        let next = shared.lock().lanes[&0].next.unwrap();
+        let next = shared.lock().feeds[&0].next.unwrap();
         fill(&shared, 0, next..next + 20);
         assert!(shared.pressure(Instant::now()).wait);
         let begun = Instant::now();
@@ -387,7 +387,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Assign(partition) => {
-                    if !shared.lock().lanes.contains_key(&partition) {
+                    if !shared.lock().feeds.contains_key(&partition) {
                         assign(&shared, partition);
                     }
                 }
@@ -397,7 +397,7 @@ proptest! {
                     stored.remove(&partition);
                 }
                 Step::Position(partition, from) => {
-                    let generation = shared.lock().lanes.get(&partition).map(|lane| lane.generation);
+                    let generation = shared.lock().feeds.get(&partition).map(|feed| feed.generation);
                     if let Some(generation) = generation {
                         shared.position(Assignment { partition, generation }, from);
                         stored.insert(partition, from);
@@ -453,9 +453,9 @@ proptest! {
                     }
                 }
             }
-            for lane in shared.lock().lanes.values() {
-                prop_assert_eq!(lane.events, lane.segments.iter().map(Chunk::len).sum::<usize>());
-                prop_assert_eq!(lane.bytes, lane.segments.iter().map(Chunk::byte_len).sum::<usize>());
+            for feed in shared.lock().feeds.values() {
+                prop_assert_eq!(feed.events, feed.segments.iter().map(Chunk::len).sum::<usize>());
+                prop_assert_eq!(feed.bytes, feed.segments.iter().map(Chunk::byte_len).sum::<usize>());
             }
         }
     }

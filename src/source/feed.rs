@@ -15,7 +15,7 @@ const SEGMENT_BYTES: usize = 1 << 20;
 pub(super) const RECORD_OVERHEAD: usize = 40;
 
 /// One assigned partition.
-pub(super) struct Lane {
+pub(super) struct Feed {
     partition: Partition,
     pub(super) generation: u64,
     /// Where the loop wants it to be read from; `None` stops it.
@@ -44,7 +44,7 @@ pub(super) struct Lane {
     pub(super) end: Option<End>,
 }
 
-impl Lane {
+impl Feed {
     pub(super) fn new(partition: Partition, generation: u64) -> Self {
         Self {
             partition,
