@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use afterimage::generate::{Mix, OwnedRecord, Workload};
-use mysql_async::prelude::Queryable;
 
 use super::{LONG, healed, small};
 use crate::faults::harsh;
 use crate::on_both_servers;
-use crate::support::mysql::{Database, connect};
+use crate::support::mysql::Database;
 use crate::support::proxy::Proxy;
 use crate::support::rig::{Rig, Variant};
 use crate::support::servers::start_private;
@@ -182,7 +181,7 @@ on_both_servers! {
             if round % 2 == 0 {
                 rig.database.kill_connections().await;
             } else {
-                kill_queries(&rig.database).await;
+                rig.database.kill_queries().await;
             }
         }
         rig.write(records).await;
@@ -213,17 +212,4 @@ on_both_servers! {
         rig.write(records).await;
         healed(&rig, running).await;
     }
-}
-
-/// KILL QUERY for whatever this database's other connections are doing.
-async fn kill_queries(database: &Database) {
-    let mut connection = connect(&database.url).await;
-    let query = format!(
-        "SELECT id FROM information_schema.processlist WHERE db = '{}' AND id <> CONNECTION_ID()",
-        database.name
-    );
-    for victim in crate::support::mysql::rows(&mut connection, &query).await {
-        let _ = connection.query_drop(format!("KILL QUERY {}", victim[0])).await;
-    }
-    connection.disconnect().await.unwrap();
 }
