@@ -376,7 +376,7 @@ fn raw(workload: &Workload) -> RawBatch {
             headers: b"",
         });
     }
-    RawBatch { topic: "user_cdc".into(), chunks }
+    RawBatch { topic: "user_cdc".into(), chunks, more: false }
 }
 
 fn user(workload: &Workload, id: usize, generation: usize, bad: bool) -> String {

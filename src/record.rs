@@ -11,6 +11,8 @@ use crate::position::{OffsetRange, Partition, Position};
 pub struct RawBatch {
     pub topic: Arc<str>,
     pub chunks: Vec<Chunk>,
+    /// Whether there was more behind it, as far as known: an end of its partitions had not been read.
+    pub more: bool,
 }
 
 /// Consecutive records of one partition, offsets strictly rising.

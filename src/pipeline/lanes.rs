@@ -232,9 +232,9 @@ impl Lane {
             Ok(Flown { sink, landed, staging, transaction }) => {
                 self.idle.push(sink);
                 if let Landed::Outcome(Ok(Outcome::Committed { .. })) = landed {
-                    let (events, bytes) = (parcel.raw.len(), parcel.raw.byte_len());
+                    let (events, bytes, more) = (parcel.raw.len(), parcel.raw.byte_len(), parcel.raw.more);
                     let preparing = parcel.decode + parcel.sql + staging;
-                    self.pace.note(&Pass { events, bytes, limits, preparing, transaction });
+                    self.pace.note(&Pass { events, bytes, more, limits, preparing, transaction });
                 }
                 (landed, staging + transaction)
             }

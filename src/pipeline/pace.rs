@@ -14,7 +14,7 @@ use crate::source::BatchLimits;
 /// Before anything has been measured.
 const FIRST_EVENTS: usize = 1_000;
 /// A batch may take this long whenever there is a backlog.
-const SHORTEST: Duration = Duration::from_millis(50);
+const SHORTEST: Duration = Duration::from_millis(100);
 /// ... and no longer than this.
 const LONGEST: Duration = Duration::from_secs(1);
 /// Which part of the time that the backlog has lasted a batch may take.
@@ -41,7 +41,9 @@ pub struct Pace {
 pub struct Pass {
     pub events: usize,
     pub bytes: usize,
-    /// What it was taken with: tells whether more was waiting.
+    /// Whether more was known to come behind it.
+    pub more: bool,
+    /// What it was taken with.
     pub limits: BatchLimits,
     /// Decoding, models, staging: what goes on beside another batch's transaction.
     pub preparing: Duration,
@@ -75,8 +77,10 @@ impl Pace {
     /// Learns from a batch that was applied.
     pub fn note(&mut self, pass: &Pass) {
         let full = pass.was_full();
-        self.backlog = if full { self.backlog + pass.occupied() } else { Duration::ZERO };
-        if full || pass.events.saturating_mul(TELLING) >= self.events {
+        let telling = full || pass.events.saturating_mul(TELLING) >= self.events;
+        // The client may lag behind for a moment in the middle of a backlog: what it had fetched by then fills no batch.
+        self.backlog = if full || telling && pass.more { self.backlog + pass.occupied() } else { Duration::ZERO };
+        if telling {
             let measured = pass.occupied().as_secs_f64() / pass.events.max(1) as f64;
             // At once where it became slower, with half the weight where faster: one stall must not be forgotten in the next batch.
             self.per_event = Some(self.per_event.map_or(measured, |known| measured.max((measured + known) / 2.0)));

@@ -155,7 +155,7 @@ impl Pipeline {
             return Ok(true);
         }
         let rerun: HashSet<Position> = positions.iter().copied().collect();
-        let nothing = RawBatch { topic: Arc::clone(&self.settings.topic), chunks: Vec::new() };
+        let nothing = RawBatch { topic: Arc::clone(&self.settings.topic), chunks: Vec::new(), more: false };
         let mut forced = Vec::new();
         let decoded = self.stations.decoder.decode(stored.iter().map(|record| record.as_raw()))?;
         loop {

@@ -158,9 +158,10 @@ impl Shared {
         let ready = asked.iter().filter(|(due, _)| *due <= now).map(|(_, ask)| ask);
         if let Some(ask) = ready.min_by_key(|ask| state.served.get(&ask.share).map(|served| served.at)).copied() {
             let chunks = state.take(&ask, now);
+            let more = state.of(ask.share).any(|feed| feed.next.is_some() && (feed.events > 0 || !feed.at_end));
             state.awaited.clear();
             self.room.notify_one();
-            return Answer::Now(Polled::Batch(RawBatch { topic: Arc::clone(&self.topic), chunks }));
+            return Answer::Now(Polled::Batch(RawBatch { topic: Arc::clone(&self.topic), chunks, more }));
         }
         let awaited = asks.iter().map(|ask| Awaited { ask: *ask, had_records: state.waiting(ask.share).0 > 0 });
         state.awaited = awaited.collect();

@@ -45,8 +45,10 @@ fn drain(pace: &mut Pace, events: usize, event_bytes: usize, server: impl Fn(f64
         commits.push(Commit { at: committed_at, events: count, transaction: cost.transaction });
         let seconds = Duration::from_secs_f64;
         let (preparing, transaction) = (seconds(cost.preparing), seconds(cost.transaction));
-        unseen =
-            Some((committed_at, Pass { events: count, bytes: count * event_bytes, limits, preparing, transaction }));
+        unseen = Some((
+            committed_at,
+            Pass { events: count, bytes: count * event_bytes, more: left > 0, limits, preparing, transaction },
+        ));
     }
     commits
 }
@@ -149,9 +151,9 @@ fn without_a_backlog_the_next_one_starts_small_and_small_batches_teach_nothing_a
     for _ in 0..100 {
         let limits = pace.limits();
         let (preparing, transaction) = (Duration::from_millis(1), Duration::from_millis(4));
-        pace.note(&Pass { events: 3, bytes: 900, limits, preparing, transaction });
+        pace.note(&Pass { events: 3, bytes: 900, more: false, limits, preparing, transaction });
     }
-    // 50 ms of work, at the cost that the large ones had.
+    // Four times the first one: of what 100 ms could hold at the cost that the large ones had, it has to grow there again.
     assert!((3_000..=5_000).contains(&pace.limits().max_events), "{:?}", pace.limits());
 }
 
@@ -162,6 +164,6 @@ fn whatever_is_measured_a_batch_holds_something_and_no_more_than_allowed() {
         let limits = pace.limits();
         assert!((1..=7).contains(&limits.max_events) && limits.max_bytes == 1);
         let transaction = Duration::from_millis(transaction);
-        pace.note(&Pass { events, bytes: events, limits, preparing: Duration::ZERO, transaction });
+        pace.note(&Pass { events, bytes: events, more: true, limits, preparing: Duration::ZERO, transaction });
     }
 }
