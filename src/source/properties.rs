@@ -63,11 +63,12 @@ const KNOWN: [&str; 27] = [
 
 /// What the user may override.
 const DEFAULTS: [(&str, &str); 11] = [
-    // Memory: the client holds at most its queue, one fetch per broker and what it decompresses of it.
-    ("queued.max.messages.kbytes", "8192"),
-    ("queued.min.messages", "20000"),
+    // Memory: of each partition the client holds at most this queue and one fetch. A record in it takes some 400 bytes more than it
+    // has, so that it is their number that counts.
+    ("queued.max.messages.kbytes", "2048"),
+    ("queued.min.messages", "4000"),
     ("fetch.max.bytes", "4194304"),
-    ("fetch.message.max.bytes", "2097152"),
+    ("fetch.message.max.bytes", "1048576"),
     // librdkafka's own default is a second, which is how long a full queue would stay empty after it was emptied.
     ("fetch.queue.backoff.ms", "5"),
     ("fetch.wait.max.ms", "500"),
