@@ -12,6 +12,7 @@
 mod direct;
 mod encode;
 pub mod evolve;
+mod fresh;
 pub mod generations;
 pub mod inspect;
 pub mod lookup;
@@ -36,9 +37,10 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 
 pub use self::encode::Lines;
+use self::fresh::Guess;
 use self::inspect::Inspected;
-use self::merge::Merge;
 pub use self::merge::{Known, Superseded};
+use self::merge::{Merge, Merged};
 use self::positions::{Advance, Found, Owner, Token};
 use self::quarantine::{Quarantined, Settled};
 use self::quoting::binary;
@@ -96,6 +98,7 @@ pub struct Sink {
     key: Vec<String>,
     session: Option<Session>,
     prepared: Option<Arc<Prepared>>,
+    guess: Guess,
     tombstones: tombstones::Sweep,
 }
 
@@ -107,7 +110,8 @@ struct Prepared {
 
 impl Sink {
     pub fn new(connector: Connector, owner: Owner, key: Vec<String>) -> Self {
-        Self { connector, owner, key, session: None, prepared: None, tombstones: tombstones::Sweep::default() }
+        let (guess, tombstones) = (Guess::default(), tombstones::Sweep::default());
+        Self { connector, owner, key, session: None, prepared: None, guess, tombstones }
     }
 
     pub fn owner(&self) -> &Owner {
@@ -173,7 +177,7 @@ impl Sink {
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(Error::new(Kind::Bug, "staging before the target was inspected"));
         };
-        Ok(match stage_rows(session, prepared, work.latest, &work.late).await? {
+        Ok(match stage_rows(session, prepared, work, self.guess.is_likely()).await? {
             Filled::Staged(staged) => Staging::Ready(staged),
             Filled::Refused(faults) => Staging::Refused(faults),
         })
@@ -204,10 +208,9 @@ impl Sink {
         })?;
         records.extend(quarantine::settlements(&self.owner, &work.settled));
         records.extend(evidence_inserts(&self.owner, evidence, packet / 2));
-        let rows = work.advances.len();
-        let body = Body { swap: &swap, rows, records: &records, merge: &prepared.merge, staged };
-        match transaction(session, &self.owner, &body).await {
-            Ok(Some(superseded)) => match session.run("COMMIT").await {
+        let body = Body { work, swap: &swap, records: &records, prepared, staged };
+        match transaction(session, &self.owner, &body, &mut self.guess).await {
+            Ok(Written::Merged(superseded)) => match session.run("COMMIT").await {
                 Ok(_) => Ok(Outcome::Committed { superseded, out_of_order: evidence.len() }),
                 Err(error) => {
                     // Whatever the answer was, the transaction's fate is read from the positions, on a new connection.
@@ -217,7 +220,11 @@ impl Sink {
                     Err(error.at("COMMIT"))
                 }
             },
-            Ok(None) => {
+            Ok(Written::Refused(faults)) => {
+                session.rollback().await;
+                Ok(Outcome::Rows(faults))
+            }
+            Ok(Written::Lost) => {
                 session.rollback().await;
                 self.find(&work.advances).await.map(Outcome::Lost)
             }
@@ -262,15 +269,24 @@ fn unstaged() -> Error {
 
 /// Statements of one transaction between START TRANSACTION and COMMIT.
 struct Body<'a> {
+    work: &'a Work<'a>,
     swap: &'a str,
-    rows: usize,
     records: &'a [String],
-    merge: &'a Merge,
+    prepared: &'a Prepared,
     staged: &'a Staged,
 }
 
-/// Runs all but COMMIT; `None` where the compare-and-swap found a position elsewhere.
-async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> Result<Option<Vec<Superseded>>> {
+/// What a transaction came to before its COMMIT.
+enum Written {
+    Merged(Vec<Superseded>),
+    /// As [`Outcome::Rows`].
+    Refused(Vec<RowFault>),
+    /// The compare-and-swap found a position elsewhere.
+    Lost,
+}
+
+/// Runs all but COMMIT.
+async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>, guess: &mut Guess) -> Result<Written> {
     // Only statements that carry the batch's rows may be refused for a row's sake.
     let operator = |error: StatementError| {
         let mut error = error.into_error_about_rows();
@@ -282,12 +298,15 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> R
     failpoint!("after_stage");
     failpoint!("before_swap");
     let answers = session.run_several(&["START TRANSACTION", body.swap]).await.map_err(operator)?;
-    if answers.last().map(|answer| answer.done.affected) != Some(body.rows as u64) {
-        return Ok(None);
+    if answers.last().map(|answer| answer.done.affected) != Some(body.work.advances.len() as u64) {
+        return Ok(Written::Lost);
     }
     failpoint!("after_swap");
-    let merged = body.merge.run(session, body.staged).await;
-    let superseded = merged.map_err(StatementError::into_error_about_rows)?;
+    let merged = write_rows(session, body, guess).await.map_err(StatementError::into_error_about_rows)?;
+    let superseded = match merged {
+        Ok(merged) => merged.superseded,
+        Err(faults) => return Ok(Written::Refused(faults)),
+    };
     failpoint!("after_merge");
     for lost in &superseded {
         session.run(&owner.correct(lost.partition, lost.upserts, lost.deletes)).await.map_err(operator)?;
@@ -296,15 +315,37 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>) -> R
         session.run(statement).await.map_err(operator)?;
     }
     failpoint!("before_commit");
-    Ok(Some(superseded))
+    Ok(Written::Merged(superseded))
+}
+
+/// The batch's rows into target and tombstones, or what the server has against them.
+async fn write_rows(
+    session: &mut Session,
+    Body { work, prepared, staged, .. }: &Body<'_>,
+    guess: &mut Guess,
+) -> std::result::Result<std::result::Result<Merged, Vec<RowFault>>, StatementError> {
+    let Staged::New(new) = staged else {
+        let merged = prepared.merge.run(session, staged).await?;
+        guess.note(merged.all_new);
+        return Ok(Ok(merged));
+    };
+    if prepared.stage.fresh.put(session, new).await? {
+        guess.note(true);
+        return Ok(Ok(Merged { superseded: Vec::new(), all_new: true }));
+    }
+    guess.failed();
+    match prepared.stage.put_into_table(session, &prepared.target, work.latest, &work.late).await? {
+        Filled::Staged(staged) => prepared.merge.run(session, &staged).await.map(Ok),
+        Filled::Refused(faults) => Ok(Err(faults)),
+    }
 }
 
 /// Stages a batch; one without rows needs nothing.
-async fn stage_rows(session: &mut Session, prepared: &Prepared, rows: &RecordBatch, late: &[bool]) -> Result<Filled> {
-    if rows.num_rows() == 0 {
+async fn stage_rows(session: &mut Session, prepared: &Prepared, work: &Work<'_>, likely_new: bool) -> Result<Filled> {
+    if work.latest.num_rows() == 0 {
         return Ok(Filled::Staged(Staged::Table { upserts: 0, deletes: 0 }));
     }
-    let filled = prepared.stage.put(session, &prepared.target, rows, late).await;
+    let filled = prepared.stage.put(session, &prepared.target, work.latest, &work.late, likely_new).await;
     filled.map_err(StatementError::into_error_about_rows)
 }
 

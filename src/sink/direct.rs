@@ -10,11 +10,10 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use mysql_async::Row;
 
 use super::encode::{Keys, Literals};
-use super::merge::{Known, Superseded, guarded, newer_last, version};
+use super::merge::{Known, Merged, Superseded, guarded, newer_last, version};
 use super::positions::text_ascii;
 use super::quoting::{binary, identifier};
 use super::session::{Answer, Done, ServerFacts, Session, StatementError, int_at};
-use super::stage::utf8;
 use super::tables::{MAX_KEY_BYTES, TOMBSTONES};
 use crate::failpoint::failpoint;
 use crate::position::{Partition, Version};
@@ -165,7 +164,7 @@ impl Direct {
             mariadb: facts.mariadb,
             rows: changes,
             tombstones: (delete_count > 0).then_some(tombstones),
-            upserts: if upsert_count > 0 { Some(utf8(upserts).ok()?) } else { None },
+            upserts: if upsert_count > 0 { Some(String::from_utf8(upserts).ok()?) } else { None },
             upsert_count,
             delete_count,
         })
@@ -193,7 +192,7 @@ fn knows_row_alias(facts: &ServerFacts) -> bool {
 
 impl Statements {
     /// Runs the merge inside the caller's transaction; see [`super::merge::Merge::run`].
-    pub async fn run(&self, session: &mut Session) -> Result<Vec<Superseded>, StatementError> {
+    pub async fn run(&self, session: &mut Session) -> Result<Merged, StatementError> {
         let look = self.look_at_tombstones((0..self.rows.len()).collect::<Vec<_>>().as_slice(), " LOCK IN SHARE MODE");
         let statements: Vec<&str> =
             [self.tombstones.as_deref(), self.upserts.as_deref(), Some(look.as_str())].into_iter().flatten().collect();
@@ -205,7 +204,8 @@ impl Statements {
         let mut lost = self.tombstones.is_some() && answers.next().unwrap_or(0) < self.delete_count;
         lost |= self.upserts.is_some() && answers.next().unwrap_or(0) < self.upsert_count;
         lost |= self.delete_dominated(session, &tombstones).await?;
-        if lost { self.superseded(session).await } else { Ok(Vec::new()) }
+        let superseded = if lost { self.superseded(session).await? } else { Vec::new() };
+        Ok(Merged { superseded, all_new: false })
     }
 
     /// Deletes every row that a tombstone of its key dominates; whether a change of the batch lost by it.

@@ -185,11 +185,23 @@ fn null_key(row: usize, name: &str) -> RowFault {
 pub struct Lines;
 
 impl Lines {
+    /// For the stage.
     pub fn encode(target: &Target, rows: &RecordBatch, late: &[bool]) -> Result<Bytes, RowFault> {
-        let rows = Rows::new(target, rows, late)?;
+        Self::of(&Rows::new(target, rows, late)?, Rows::write_staged)
+    }
+
+    /// For the target itself.
+    pub fn of_target(target: &Target, rows: &RecordBatch) -> Result<Bytes, RowFault> {
+        Self::of(&Rows::new(target, rows, &[])?, Rows::write)
+    }
+
+    fn of<'a>(
+        rows: &Rows<'a>,
+        write: impl Fn(&Rows<'a>, &mut Vec<u8>, usize, Form) -> Result<(), RowFault>,
+    ) -> Result<Bytes, RowFault> {
         let mut out = Vec::with_capacity(rows.len * 160);
         for row in 0..rows.len {
-            rows.write_staged(&mut out, row, Form::Field)?;
+            write(rows, &mut out, row, Form::Field)?;
             out.push(b'\n');
         }
         Ok(Bytes::from(out))

@@ -8,7 +8,7 @@
 
 use super::encode::key_says_itself;
 use super::quoting::identifier;
-use super::session::{Session, StatementError, int_at};
+use super::session::{Answer, Session, StatementError, int_at};
 use super::stage::{STAGE, Staged};
 use super::tables::TOMBSTONES;
 use crate::failpoint::failpoint;
@@ -32,6 +32,15 @@ pub struct Superseded {
     pub partition: Partition,
     pub upserts: i64,
     pub deletes: i64,
+}
+
+/// What a merge found.
+#[derive(Debug, Default)]
+pub struct Merged {
+    /// What of the rows lost against a newer version; empty for an orderly stream.
+    pub superseded: Vec<Superseded>,
+    /// No key of the batch had a row, and none was deleted.
+    pub all_new: bool,
 }
 
 /// What is stored of rows' keys: number of the row in the batch, and the newer version of row and tombstone; `None` for keys never seen.
@@ -129,22 +138,17 @@ impl Merge {
         }
     }
 
-    /// Runs the merge inside the caller's transaction; the answer lists what of the staged rows lost against a newer version, empty for an
-    /// orderly stream.
-    pub async fn run(&self, session: &mut Session, staged: &Staged) -> Result<Vec<Superseded>, StatementError> {
+    /// Runs the merge of what waits in the session's stage, or as text, inside the caller's transaction.
+    pub async fn run(&self, session: &mut Session, staged: &Staged) -> Result<Merged, StatementError> {
         match staged {
-            Staged::Table { upserts: 0, deletes: 0 } => Ok(Vec::new()),
+            Staged::Table { upserts: 0, deletes: 0 } => Ok(Merged::default()),
             Staged::Table { upserts, deletes } => self.run_on_table(session, *upserts as u64, *deletes as u64).await,
             Staged::Text(statements) => statements.run(session).await,
+            Staged::New(_) => Err(StatementError::dead("rows that were never staged are to be merged")),
         }
     }
 
-    async fn run_on_table(
-        &self,
-        session: &mut Session,
-        upserts: u64,
-        deletes: u64,
-    ) -> Result<Vec<Superseded>, StatementError> {
+    async fn run_on_table(&self, session: &mut Session, upserts: u64, deletes: u64) -> Result<Merged, StatementError> {
         // Tallied from what the server reports anyway, so that an orderly batch pays nothing for exact sums.
         let mut lost = false;
         failpoint!("before_upserts");
@@ -166,17 +170,19 @@ impl Merge {
             lost |= session.run(&self.delete_dominated).await?.affected > 0;
         }
         if !lost {
-            return Ok(Vec::new());
+            let new = |answer: &Answer| answer.done.affected == upserts && answer.done.duplicates == 0;
+            return Ok(Merged { superseded: Vec::new(), all_new: deletes == 0 && answers.last().is_some_and(new) });
         }
         let rows = session.rows(&self.stale_by_partition).await?;
-        Ok(rows
+        let superseded = rows
             .iter()
             .map(|row| Superseded {
                 partition: int_at(row, 0).and_then(|number| Partition::try_from(number).ok()).unwrap_or(-1),
                 upserts: int_at(row, 1).unwrap_or(0),
                 deletes: int_at(row, 2).unwrap_or(0),
             })
-            .collect())
+            .collect();
+        Ok(Merged { superseded, all_new: false })
     }
 
     /// What is stored of the keys whose rows were staged as late, in the order of the rows.

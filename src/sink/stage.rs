@@ -3,14 +3,15 @@
 //! In: rows of the target's columns with versions, sorted by key. Out: [`Staged`]. A batch of some size goes into a temporary table of
 //! the session, exactly, so that everything after it is set-based: `LOAD DATA LOCAL` turns values that don't fit into warnings, so rows
 //! sent, rows stored and the warning count are compared; the strict multi-row INSERT, for servers without `local_infile`, fails by
-//! itself. A small batch stays here, as the text of the statements that will carry it ([`super::direct`]). Nothing here touches the
-//! target.
+//! itself. A small batch stays here, as the text of the statements that will carry it ([`super::direct`]), and so does one of new rows
+//! ([`super::fresh`]). Nothing here touches the target.
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use bytes::Bytes;
 
 use super::direct::{Direct, Statements};
 use super::encode::{Lines, Literals, key_says_itself};
+use super::fresh::{Fresh, NewRows};
 use super::quoting::identifier;
 use super::session::{Session, StatementError};
 use super::tables::MAX_KEY_BYTES;
@@ -27,6 +28,8 @@ pub enum Staged {
     Table { upserts: usize, deletes: usize },
     /// As text; any session can run it.
     Text(Box<Statements>),
+    /// Expected to be all new: on this side still.
+    New(NewRows),
 }
 
 /// Statements that depend only on the target; built once.
@@ -35,6 +38,7 @@ pub struct Stage {
     load: String,
     insert: String,
     direct: Direct,
+    pub fresh: Fresh,
 }
 
 /// Row of the batch and what the server has against it.
@@ -68,28 +72,7 @@ impl Stage {
              ENGINE=InnoDB",
             ddl.join(", ")
         );
-        // Bytes travel in hexadecimal: a file in utf8mb4 can't carry them, and CHARACTER SET binary breaks JSON columns.
-        let mut sets: Vec<String> = Vec::new();
-        let mut fields: Vec<String> = extra.iter().map(|name| (*name).to_owned()).collect();
-        for (index, column) in target.columns.iter().enumerate() {
-            if matches!(column.holds, Holds::Bytes { .. }) {
-                fields.push(format!("@b{index}"));
-                sets.push(format!("{} = UNHEX(@b{index})", identifier(&column.name)));
-            } else if column.ddl_type.starts_with("bit") {
-                // A number in a file would be taken for its digits' bits.
-                fields.push(format!("@b{index}"));
-                sets.push(format!("{} = CAST(@b{index} AS UNSIGNED)", identifier(&column.name)));
-            } else {
-                fields.push(identifier(&column.name));
-            }
-        }
-        fields.extend(["`cdc_ts`", "`cdc_partition`", "`cdc_offset`"].map(str::to_owned));
-        let load = format!(
-            "LOAD DATA LOCAL INFILE 'rows' INTO TABLE {STAGE} CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' \
-             LINES TERMINATED BY '\\n' ({}){}",
-            fields.join(", "),
-            if sets.is_empty() { String::new() } else { format!(" SET {}", sets.join(", ")) }
-        );
+        let load = load(STAGE, &fields(target, &extra));
         let names: Vec<String> = extra
             .iter()
             .map(|name| (*name).to_owned())
@@ -97,19 +80,27 @@ impl Stage {
             .chain(["`cdc_ts`", "`cdc_partition`", "`cdc_offset`"].map(str::to_owned))
             .collect();
         let insert = format!("INSERT INTO {STAGE} ({}) VALUES ", names.join(", "));
-        Self { create, load, insert, direct: Direct::new(target, pipeline) }
+        Self { create, load, insert, direct: Direct::new(target, pipeline), fresh: Fresh::new(target, pipeline) }
     }
 
-    /// Stages `rows` (see [`crate::work::Evaluation::latest`]); `late[i]` marks rows whose stored version is asked for.
+    /// Stages `rows` (see [`crate::work::Evaluation::latest`]); `late[i]` marks rows whose stored version is asked for, and `likely_new`
+    /// says that none of them is expected to be stored.
     pub async fn put(
         &self,
         session: &mut Session,
         target: &Target,
         rows: &RecordBatch,
         late: &[bool],
+        likely_new: bool,
     ) -> Result<Filled, StatementError> {
         if let Some(statements) = self.direct.statements(&session.facts, target, rows, late) {
             return Ok(Filled::Staged(Staged::Text(Box::new(statements))));
+        }
+        if likely_new
+            && !late.contains(&true)
+            && let Some(new) = self.fresh.rows(&session.facts, target, rows)
+        {
+            return Ok(new.map_or_else(|fault| Filled::Refused(vec![fault]), |new| Filled::Staged(Staged::New(new))));
         }
         self.put_into_table(session, target, rows, late).await
     }
@@ -175,29 +166,17 @@ impl Stage {
         rows: &RecordBatch,
         late: &[bool],
     ) -> Result<Filled, StatementError> {
-        const ROWS_PER_STATEMENT: usize = 2000;
         let literals = match Literals::new(target, rows, late) {
             Ok(literals) => literals,
             Err(fault) => return Ok(Filled::Refused(vec![fault])),
         };
-        let byte_limit = (session.facts.max_allowed_packet / 2).min(1 << 20);
-        let mut next = 0;
-        while next < rows.num_rows() {
-            let mut sql = self.insert.clone().into_bytes();
-            let first = next;
-            while next < rows.num_rows()
-                && next - first < ROWS_PER_STATEMENT
-                && (next == first || sql.len() < byte_limit)
-            {
-                if next > first {
-                    sql.push(b',');
-                }
-                if let Err(fault) = literals.push_staged(&mut sql, next) {
-                    return Ok(Filled::Refused(vec![fault]));
-                }
-                next += 1;
-            }
-            match session.run(&utf8(sql)?).await {
+        let staged = |sql: &mut Vec<u8>, row: usize| literals.push_staged(sql, row);
+        for statement in inserts(&self.insert, rows.num_rows(), session.facts.max_allowed_packet, staged) {
+            let (first, sql) = match statement {
+                Ok(statement) => statement,
+                Err(fault) => return Ok(Filled::Refused(vec![fault])),
+            };
+            match session.run(&sql).await {
                 Ok(_) => {}
                 Err(error) if error.class == Class::Row => {
                     return Ok(Filled::Refused(
@@ -209,6 +188,65 @@ impl Stage {
         }
         Ok(Filled::table(rows))
     }
+}
+
+/// What a line holds, in order: `extra`, the target's columns, the version. Second, how columns are made of it that can't be read as
+/// they are: bytes travel in hexadecimal, because a file in utf8mb4 can't carry them and CHARACTER SET binary breaks JSON columns; a
+/// number for a BIT column would be taken for its digits' bits.
+pub(super) fn fields(target: &Target, extra: &[&str]) -> (Vec<String>, Vec<String>) {
+    let mut sets: Vec<String> = Vec::new();
+    let mut fields: Vec<String> = extra.iter().map(|name| (*name).to_owned()).collect();
+    for (index, column) in target.columns.iter().enumerate() {
+        let name = identifier(&column.name);
+        if matches!(column.holds, Holds::Bytes { .. }) {
+            sets.push(format!("{name} = UNHEX(@b{index})"));
+        } else if column.ddl_type.starts_with("bit") {
+            sets.push(format!("{name} = CAST(@b{index} AS UNSIGNED)"));
+        } else {
+            fields.push(name);
+            continue;
+        }
+        fields.push(format!("@b{index}"));
+    }
+    fields.extend(["`cdc_ts`", "`cdc_partition`", "`cdc_offset`"].map(str::to_owned));
+    (fields, sets)
+}
+
+/// The statement that loads lines of such fields.
+pub(super) fn load(table: &str, (fields, sets): &(Vec<String>, Vec<String>)) -> String {
+    let sets = if sets.is_empty() { String::new() } else { format!(" SET {}", sets.join(", ")) };
+    format!(
+        "LOAD DATA LOCAL INFILE 'rows' INTO TABLE {table} CHARACTER SET utf8mb4 FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' \
+         LINES TERMINATED BY '\\n' ({}){sets}",
+        fields.join(", ")
+    )
+}
+
+/// A batch as multi-row INSERTs that begin with `head` and hold what `push` writes for each row; each with its first row's number.
+pub(super) fn inserts(
+    head: &str,
+    rows: usize,
+    max_allowed_packet: usize,
+    push: impl Fn(&mut Vec<u8>, usize) -> Result<(), RowFault>,
+) -> impl Iterator<Item = Result<(usize, String), RowFault>> {
+    const ROWS_PER_STATEMENT: usize = 2000;
+    let byte_limit = (max_allowed_packet / 2).min(1 << 20);
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let first = next;
+        let mut sql = head.as_bytes().to_vec();
+        while next < rows && next - first < ROWS_PER_STATEMENT && (next == first || sql.len() < byte_limit) {
+            if next > first {
+                sql.push(b',');
+            }
+            if let Err(fault) = push(&mut sql, next) {
+                return Some(Err(fault));
+            }
+            next += 1;
+        }
+        let not_text = || RowFault { row: first, column: None, reason: "a statement's text is not UTF-8".to_owned() };
+        (next > first).then(|| String::from_utf8(sql).map(|sql| (first, sql)).map_err(|_| not_text()))
+    })
 }
 
 /// What became of staging.
@@ -231,11 +269,6 @@ fn count(rows: &RecordBatch) -> (usize, usize) {
     let deleted = rows.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
     let deletes = deleted.map_or(0, BooleanArray::true_count);
     (rows.num_rows() - deletes, deletes)
-}
-
-/// The text of a statement: literals are made of text and digits.
-pub(super) fn utf8(sql: Vec<u8>) -> Result<String, StatementError> {
-    String::from_utf8(sql).map_err(|_| StatementError::dead("a statement's text is not UTF-8"))
 }
 
 impl RowFault {
