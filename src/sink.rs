@@ -99,6 +99,8 @@ pub struct Sink {
     session: Option<Session>,
     prepared: Option<Arc<Prepared>>,
     guess: Guess,
+    /// What of the staged rows is going to lose, by what was stored when [`Sink::known`] was asked.
+    foreseen: Vec<Superseded>,
     tombstones: tombstones::Sweep,
 }
 
@@ -111,7 +113,7 @@ struct Prepared {
 impl Sink {
     pub fn new(connector: Connector, owner: Owner, key: Vec<String>) -> Self {
         let (guess, tombstones) = (Guess::default(), tombstones::Sweep::default());
-        Self { connector, owner, key, session: None, prepared: None, guess, tombstones }
+        Self { connector, owner, key, session: None, prepared: None, guess, foreseen: Vec::new(), tombstones }
     }
 
     pub fn owner(&self) -> &Owner {
@@ -152,6 +154,16 @@ impl Sink {
         self.prepared.as_ref().map(|prepared| &prepared.target)
     }
 
+    /// Whether the next batch is tried as one of new rows only, by the last ones; see [`fresh`].
+    pub fn expects_new_rows(&self) -> bool {
+        self.guess.is_likely()
+    }
+
+    /// Tries the next batch as one of new rows only, whatever the last ones were.
+    pub fn expect_new_rows(&mut self) {
+        self.guess = Guess::CERTAIN;
+    }
+
     /// The session, opened anew where the last one was given up.
     pub async fn session(&mut self) -> Result<&mut Session> {
         let alive = match &mut self.session {
@@ -173,6 +185,7 @@ impl Sink {
     /// meanwhile, also one that has to come first.
     pub async fn stage(&mut self, work: &Work<'_>) -> Result<Staging> {
         debug_assert!(work.advances.iter().all(|advance| advance.sums.balances()), "P4");
+        self.foreseen.clear();
         self.session().await?;
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(Error::new(Kind::Bug, "staging before the target was inspected"));
@@ -191,7 +204,9 @@ impl Sink {
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(unstaged());
         };
-        prepared.merge.known(session, staged).await.map_err(StatementError::into_error)
+        let known = prepared.merge.known(session, staged).await.map_err(StatementError::into_error)?;
+        self.foreseen = merge::foresee(work.latest, &known);
+        Ok(known)
     }
 
     /// Applies `work`, which this session has just staged, in one transaction, together with `evidence` about its late rows.
@@ -208,7 +223,7 @@ impl Sink {
         })?;
         records.extend(quarantine::settlements(&self.owner, &work.settled));
         records.extend(evidence_inserts(&self.owner, evidence, packet / 2));
-        let body = Body { work, swap: &swap, records: &records, prepared, staged };
+        let body = Body { work, swap: &swap, records: &records, prepared, staged, foreseen: &self.foreseen };
         match transaction(session, &self.owner, &body, &mut self.guess).await {
             Ok(Written::Merged(superseded)) => match session.run("COMMIT").await {
                 Ok(_) => Ok(Outcome::Committed { superseded, out_of_order: evidence.len() }),
@@ -274,6 +289,7 @@ struct Body<'a> {
     records: &'a [String],
     prepared: &'a Prepared,
     staged: &'a Staged,
+    foreseen: &'a [Superseded],
 }
 
 /// What a transaction came to before its COMMIT.
@@ -321,11 +337,11 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>, gues
 /// The batch's rows into target and tombstones, or what the server has against them.
 async fn write_rows(
     session: &mut Session,
-    Body { work, prepared, staged, .. }: &Body<'_>,
+    Body { work, prepared, staged, foreseen, .. }: &Body<'_>,
     guess: &mut Guess,
 ) -> std::result::Result<std::result::Result<Merged, Vec<RowFault>>, StatementError> {
     let Staged::New(new) = staged else {
-        let merged = prepared.merge.run(session, staged).await?;
+        let merged = prepared.merge.run(session, staged, foreseen).await?;
         guess.note(merged.all_new);
         return Ok(Ok(merged));
     };
@@ -335,7 +351,7 @@ async fn write_rows(
     }
     guess.failed();
     match prepared.stage.put_into_table(session, &prepared.target, work.latest, &work.late).await? {
-        Filled::Staged(staged) => prepared.merge.run(session, &staged).await.map(Ok),
+        Filled::Staged(staged) => prepared.merge.run(session, &staged, foreseen).await.map(Ok),
         Filled::Refused(faults) => Ok(Err(faults)),
     }
 }

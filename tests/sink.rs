@@ -1,5 +1,5 @@
-//! The write path by itself, on real servers: a batch as text, through LOAD DATA and through INSERT leave the same tables and say the
-//! same of what lost, and that is what a fold says; two writers on the same keys don't disturb each other, whichever way each takes.
+//! The write path by itself, on real servers: a batch as text, through LOAD DATA and through INSERT, into the stage or as one that is
+//! taken for new rows only, leave the same tables and say the same of what lost, and that is what a fold says; two writers on the same keys don't disturb each other, whichever way each takes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,9 +29,12 @@ enum Way {
     Text,
     Load,
     Insert,
+    /// Into the target itself where there are no deletes and nothing late, whether or not the rows are new.
+    NewLoad,
+    NewInsert,
 }
 
-const WAYS: [Way; 3] = [Way::Text, Way::Load, Way::Insert];
+const WAYS: [Way; 5] = [Way::Text, Way::Load, Way::Insert, Way::NewLoad, Way::NewInsert];
 
 /// A target's key; its data columns are always the same.
 #[derive(Debug, Clone, Copy)]
@@ -169,10 +172,13 @@ impl Writer {
         late: &[bool],
     ) -> (Known, Result<Vec<Superseded>, Option<afterimage::error::Error>>, Vec<RowFault>) {
         let facts = &mut self.sink.session().await.unwrap().facts;
-        facts.local_infile = self.way != Way::Insert;
+        facts.local_infile = !matches!(self.way, Way::Insert | Way::NewInsert);
         if self.way != Way::Text {
             // A server that is too old for it.
             (facts.mariadb, facts.version) = (false, "8.0.11".to_owned());
+        }
+        if matches!(self.way, Way::NewLoad | Way::NewInsert) {
+            self.sink.expect_new_rows();
         }
         let count = rows.num_rows() as i64;
         let sums =
@@ -368,7 +374,7 @@ on_both_servers! {
     // Proves: P1, R22
     async fn two_writers_on_the_same_keys_leave_what_the_fold_says(server) {
         let shape = &SHAPES[0];
-        for (seed, ways) in [(1, [Way::Text, Way::Text]), (2, [Way::Text, Way::Load]), (3, [Way::Load, Way::Load])] {
+        for (seed, ways) in [(1, [Way::Text, Way::Text]), (2, [Way::Text, Way::Load]), (3, [Way::Load, Way::Load]), (4, [Way::NewLoad, Way::NewInsert]), (5, [Way::NewLoad, Way::Load])] {
             let database = database(server, shape, "").await;
             let writers = [
                 Writer::new(server, &database, shape, "one", ways[0]).await,
@@ -407,6 +413,52 @@ on_both_servers! {
                 .map(|version| [version.ts_ns, version.partition.into(), version.offset].map(|part| part.to_string()).to_vec())
                 .collect();
             assert_eq!(rows, expected, "{ways:?}");
+        }
+    }
+
+    // Proves: P1
+    async fn rows_are_new_only_if_nothing_of_their_keys_is_stored_that_counts(server) {
+        let shape = &SHAPES[0];
+        // Whatever its age, no change of these is a delete.
+        let ts_ns = |key: usize, age: i64| 3 * age + (1 - key as i64).rem_euclid(3);
+        let row = |key, age| Change { key, version: Version { ts_ns: ts_ns(key, age), partition: 0, offset: 3 } };
+        let upserts = |keys: std::ops::Range<usize>, age| -> Vec<Change> { keys.map(|key| row(key, age)).collect() };
+        for way in [Way::NewLoad, Way::NewInsert] {
+            let database = database(server, shape, "").await;
+            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
+            let tombstone = async |key: usize, age: i64| {
+                let sql = format!(
+                    "INSERT INTO afterimage_tombstones (pipeline, row_key, cdc_ts, cdc_partition, cdc_offset, deleted) VALUES ('p', CAST('{}' AS \
+                     BINARY), {}, 0, 9, UTC_TIMESTAMP(6))",
+                    KEYS[key],
+                    ts_ns(key, age)
+                );
+                database.execute(&sql).await;
+            };
+            let count = async || database.number("SELECT COUNT(*) FROM t").await;
+            let mut apply = async |changes: &[Change]| {
+                assert!(changes.iter().all(|change| !change.deleted()), "{changes:?}");
+                let (rows, late) = batch(shape, changes, &vec![false; changes.len()]);
+                let lost = writer.attempt(&rows, &late).await.1.unwrap();
+                (lost.iter().map(|lost| lost.upserts).sum::<i64>(), writer.sink.expects_new_rows())
+            };
+            // An older tombstone of one of them disturbs nothing.
+            tombstone(1, 1).await;
+            assert_eq!(apply(&upserts(0..3, 3)).await, (0, true), "{way:?}: all new");
+            assert_eq!(count().await, 3);
+            assert_eq!(apply(&upserts(2..4, 4)).await, (0, false), "{way:?}: one is there, and is older");
+            assert_eq!(apply(&upserts(2..5, 2)).await, (2, false), "{way:?}: two are there, and are newer");
+            assert_eq!(count().await, 5);
+            // Newer than the row of its key, or as new: deleted.
+            tombstone(5, 5).await;
+            assert_eq!(apply(&upserts(5..7, 4)).await, (1, false), "{way:?}: a tombstone dominates");
+            assert_eq!(count().await, 6);
+            // Newer, but of nobody's key: looked at, and then it is as if it weren't there.
+            database.execute("DELETE FROM afterimage_tombstones").await;
+            tombstone(0, 50).await;
+            assert_eq!(apply(&upserts(7..8, 4)).await, (0, false), "{way:?}: a newer tombstone of another key");
+            assert_eq!(count().await, 7);
+            assert_eq!(database.number("SELECT MIN(cdc_ts) FROM t").await, ts_ns(4, 2));
         }
     }
 

@@ -6,11 +6,10 @@
 //! same tables and say the same of what lost; `tests/sink.rs` compares them on both servers.
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, Int64Type};
 use mysql_async::Row;
 
 use super::encode::{Keys, Literals};
-use super::merge::{Known, Merged, Superseded, guarded, newer_last, version};
+use super::merge::{Known, Merged, Superseded, guarded, newer_last, version, versions};
 use super::positions::text_ascii;
 use super::quoting::{binary, identifier};
 use super::session::{Answer, Done, ServerFacts, Session, StatementError, int_at};
@@ -169,18 +168,6 @@ impl Direct {
             delete_count,
         })
     }
-}
-
-/// Each row's version; `None` where the batch hasn't those columns.
-fn versions(rows: &RecordBatch) -> Option<Vec<Version>> {
-    let times = rows.column_by_name("cdc_ts")?.as_primitive_opt::<Int64Type>()?;
-    let partitions = rows.column_by_name("cdc_partition")?.as_primitive_opt::<Int32Type>()?;
-    let offsets = rows.column_by_name("cdc_offset")?.as_primitive_opt::<Int64Type>()?;
-    if times.null_count() + partitions.null_count() + offsets.null_count() > 0 {
-        return None;
-    }
-    let rows = times.values().iter().zip(partitions.values()).zip(offsets.values());
-    Some(rows.map(|((&ts_ns, &partition), &offset)| Version { ts_ns, partition, offset }).collect())
 }
 
 /// `INSERT .. AS new` and `VALUES ROW(..)` came with MySQL 8.0.19; MariaDB has words of its own for both.

@@ -71,6 +71,8 @@ impl Default for Guess {
 }
 
 impl Guess {
+    pub const CERTAIN: Self = Self { streak: 0, wanted: 0 };
+
     pub fn is_likely(&self) -> bool {
         self.streak >= self.wanted
     }
@@ -82,7 +84,7 @@ impl Guess {
 
     /// Learns from a guess that failed.
     pub fn failed(&mut self) {
-        *self = Self { streak: 0, wanted: self.wanted.saturating_mul(DISTRUST).min(MOST_DISTRUST) };
+        *self = Self { streak: 0, wanted: (self.wanted.max(1) * DISTRUST).min(MOST_DISTRUST) };
     }
 }
 

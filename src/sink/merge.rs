@@ -6,6 +6,11 @@
 //! already changed. `>=` makes a repetition of the same event a no-op that still wins. A small batch does the same without the stage
 //! ([`super::direct`]).
 
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
+
 use super::encode::key_says_itself;
 use super::quoting::identifier;
 use super::session::{Answer, Session, StatementError, int_at};
@@ -138,40 +143,55 @@ impl Merge {
         }
     }
 
-    /// Runs the merge of what waits in the session's stage, or as text, inside the caller's transaction.
-    pub async fn run(&self, session: &mut Session, staged: &Staged) -> Result<Merged, StatementError> {
+    /// Runs the merge of what waits in the session's stage, or as text, inside the caller's transaction. `foreseen` is what of it was
+    /// going to lose by what was stored a moment ago: where the sums agree, the server isn't asked what lost.
+    pub async fn run(
+        &self,
+        session: &mut Session,
+        staged: &Staged,
+        foreseen: &[Superseded],
+    ) -> Result<Merged, StatementError> {
         match staged {
             Staged::Table { upserts: 0, deletes: 0 } => Ok(Merged::default()),
-            Staged::Table { upserts, deletes } => self.run_on_table(session, *upserts as u64, *deletes as u64).await,
+            Staged::Table { upserts, deletes } => {
+                self.run_on_table(session, [*upserts, *deletes].map(|rows| rows as u64), foreseen).await
+            }
             Staged::Text(statements) => statements.run(session).await,
             Staged::New(_) => Err(StatementError::dead("rows that were never staged are to be merged")),
         }
     }
 
-    async fn run_on_table(&self, session: &mut Session, upserts: u64, deletes: u64) -> Result<Merged, StatementError> {
+    async fn run_on_table(
+        &self,
+        session: &mut Session,
+        [upserts, deletes]: [u64; 2],
+        foreseen: &[Superseded],
+    ) -> Result<Merged, StatementError> {
         // Tallied from what the server reports anyway, so that an orderly batch pays nothing for exact sums.
-        let mut lost = false;
+        let mut lost = Lost::default();
         failpoint!("before_upserts");
-        let written = [(deletes, &self.tombstones), (upserts, &self.upserts)]
-            .map(|(rows, sql)| (rows > 0).then_some((rows, sql)));
-        let written: Vec<(u64, &String)> = written.into_iter().flatten().collect();
-        let statements: Vec<&str> = written.iter().map(|(_, sql)| sql.as_str()).collect();
+        let written = [(deletes, &self.tombstones, &mut lost.deletes), (upserts, &self.upserts, &mut lost.upserts)];
+        let written: Vec<_> = written.into_iter().filter(|(rows, ..)| *rows > 0).collect();
+        let statements: Vec<&str> = written.iter().map(|(_, sql, _)| sql.as_str()).collect();
         let answers = session.run_several(&statements).await?;
-        for ((rows, _), answer) in written.iter().zip(&answers) {
-            lost |= won(answer.done) < *rows;
+        for ((rows, _, lost), answer) in written.into_iter().zip(&answers) {
+            *lost += rows.saturating_sub(won(answer.done));
         }
         failpoint!("after_upserts");
         if deletes > 0 {
             let answers = session.run_several(&[&self.delete_deleted, &self.count_overtaken]).await?;
             let overtaken = answers.last().and_then(|answer| int_at(answer.rows.first()?, 0));
-            lost |= overtaken.unwrap_or(0) > 0;
+            lost.deletes += overtaken.and_then(|overtaken| u64::try_from(overtaken).ok()).unwrap_or(0);
         }
         if upserts > 0 {
-            lost |= session.run(&self.delete_dominated).await?.affected > 0;
+            lost.upserts += session.run(&self.delete_dominated).await?.affected;
         }
-        if !lost {
+        if lost == Lost::default() {
             let new = |answer: &Answer| answer.done.affected == upserts && answer.done.duplicates == 0;
             return Ok(Merged { superseded: Vec::new(), all_new: deletes == 0 && answers.last().is_some_and(new) });
+        }
+        if lost == Lost::of(foreseen) {
+            return Ok(Merged { superseded: foreseen.to_vec(), all_new: false });
         }
         let rows = session.rows(&self.stale_by_partition).await?;
         let superseded = rows
@@ -206,6 +226,56 @@ impl Merge {
             })
             .collect())
     }
+}
+
+/// How many rows lost, as far as the statements' own sums tell: a row that loses twice, or that is repeated, counts too often.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Lost {
+    upserts: u64,
+    deletes: u64,
+}
+
+impl Lost {
+    fn of(superseded: &[Superseded]) -> Self {
+        let sum = |of: fn(&Superseded) -> i64| superseded.iter().map(of).sum::<i64>().unsigned_abs();
+        Self { upserts: sum(|lost| lost.upserts), deletes: sum(|lost| lost.deletes) }
+    }
+}
+
+/// What of `rows` (see [`crate::work::Evaluation::latest`]) is older than what is `known` of its key.
+pub fn foresee(rows: &RecordBatch, known: &Known) -> Vec<Superseded> {
+    let (Some(versions), Some(deleted)) =
+        (versions(rows), rows.column_by_name("_deleted").and_then(|column| column.as_boolean_opt()))
+    else {
+        return Vec::new();
+    };
+    let mut superseded: BTreeMap<Partition, Superseded> = BTreeMap::new();
+    for (row, newest) in known {
+        let Some(version) = versions.get(*row).filter(|version| newest.is_some_and(|newest| newest > **version)) else {
+            continue;
+        };
+        let lost = superseded
+            .entry(version.partition)
+            .or_insert(Superseded { partition: version.partition, ..Superseded::default() });
+        if deleted.is_valid(*row) && deleted.value(*row) {
+            lost.deletes += 1;
+        } else {
+            lost.upserts += 1;
+        }
+    }
+    superseded.into_values().collect()
+}
+
+/// Each row's version; `None` where the batch hasn't those columns.
+pub(super) fn versions(rows: &RecordBatch) -> Option<Vec<Version>> {
+    let times = rows.column_by_name("cdc_ts")?.as_primitive_opt::<Int64Type>()?;
+    let partitions = rows.column_by_name("cdc_partition")?.as_primitive_opt::<Int32Type>()?;
+    let offsets = rows.column_by_name("cdc_offset")?.as_primitive_opt::<Int64Type>()?;
+    if times.null_count() + partitions.null_count() + offsets.null_count() > 0 {
+        return None;
+    }
+    let rows = times.values().iter().zip(partitions.values()).zip(offsets.values());
+    Some(rows.map(|((&ts_ns, &partition), &offset)| Version { ts_ns, partition, offset }).collect())
 }
 
 /// Rows that an `INSERT .. SELECT .. ON DUPLICATE KEY UPDATE` inserted or changed: affected = inserted + 2 x changed, and the info

@@ -56,7 +56,7 @@ async fn attempt(
         }
     };
     session.run("START TRANSACTION").await.map_err(StatementError::into_error)?;
-    let merged = prepared.merge.run(session, &staged).await;
+    let merged = prepared.merge.run(session, &staged, &[]).await;
     session.rollback().await;
     match merged {
         Ok(_) => Ok(None),
