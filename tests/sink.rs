@@ -462,6 +462,44 @@ on_both_servers! {
         }
     }
 
+    // Proves: P6
+    async fn positions_of_one_transaction_wait_for_no_other_partitions(server) {
+        let database = database(server, &SHAPES[0], "").await;
+        let mut writer = Writer::new(server, &database, &SHAPES[0], "topic", Way::Load).await;
+        let owner = writer.sink.owner().clone();
+        let mut stored = vec![writer.at.clone()];
+        for partition in 1..4 {
+            stored.push(owner.create(writer.sink.session().await.unwrap(), partition, 0, &TopicIdentity::default()).await.unwrap());
+        }
+        let advance = |partition: &usize| {
+            let at = &stored[*partition];
+            Advance {
+                partition: *partition as i32,
+                epoch: at.epoch,
+                last: at.transaction,
+                from: at.next_offset,
+                to: at.next_offset + 1,
+                high_water_ns: None,
+                sums: SumChanges::default(),
+                generation: owner.generation,
+            }
+        };
+        let mut other = writer.sink.another();
+        let (first, second) = (writer.sink.session().await.unwrap(), other.session().await.unwrap());
+        second.run("SET SESSION innodb_lock_wait_timeout = 1").await.unwrap();
+        for (one, two) in [(vec![0], vec![1]), (vec![2], vec![1]), (vec![0, 2], vec![1, 3]), (vec![3], vec![0, 1, 2])] {
+            for (session, partitions) in [(&mut *first, &one), (&mut *second, &two)] {
+                session.run("START TRANSACTION").await.unwrap();
+                let advances: Vec<Advance> = partitions.iter().map(advance).collect();
+                let done = session.run(&owner.swap(&advances, &[9; 16])).await;
+                let done = done.unwrap_or_else(|error| panic!("{one:?} {two:?}: {error:?}"));
+                assert_eq!(done.affected, partitions.len() as u64);
+            }
+            first.rollback().await;
+            second.rollback().await;
+        }
+    }
+
     // Proves: P5
     async fn a_row_that_the_server_refuses_is_named_whichever_way_it_went(server) {
         let shape = &SHAPES[0];

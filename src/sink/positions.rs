@@ -304,7 +304,8 @@ impl Owner {
         session.run(&sql).await.map(drop).map_err(StatementError::into_error)
     }
 
-    /// The compare-and-swap for all partitions of one transaction in one statement. It must affect `advances.len()` rows.
+    /// The compare-and-swap for all partitions of one transaction in one statement. It must affect `advances.len()` rows. Each row is
+    /// looked up by its key: in so small a table the servers would rather read all of it, and wait for whoever moves another one.
     pub fn swap(&self, advances: &[Advance], transaction: &Token) -> String {
         let mut rows: Vec<String> = Vec::with_capacity(advances.len());
         for advance in advances {
@@ -337,17 +338,18 @@ impl Owner {
         let sums: Vec<String> =
             SumChanges::default().columns().iter().map(|(name, _)| format!("p.{name} = p.{name} + v.{name}")).collect();
         format!(
-            "UPDATE {POSITIONS} p JOIN ({}) v ON p.kafka_partition = v.part SET p.next_offset = v.becomes, \
+            "UPDATE ({}) v STRAIGHT_JOIN {POSITIONS} p FORCE INDEX (PRIMARY) ON p.pipeline = {pipeline} AND p.topic = {topic} AND \
+             p.kafka_partition = v.part SET p.next_offset = v.becomes, \
              p.high_water_ns = NULLIF(GREATEST(COALESCE(p.high_water_ns, {min}), COALESCE(v.high_water, {min})), {min}), \
              {}, p.transaction_id = {}, p.updated = UTC_TIMESTAMP(6), p.wrote_generation = v.generation \
-             WHERE p.{} AND p.topic = {} AND p.next_offset = v.was AND p.owner_epoch = v.epoch AND p.owner_token = {} \
+             WHERE p.next_offset = v.was AND p.owner_epoch = v.epoch AND p.owner_token = {} \
              AND p.transaction_id = v.last AND p.generation = v.generation AND p.fingerprint = v.fingerprint",
             rows.join(" UNION ALL "),
             sums.join(", "),
             binary(transaction),
-            format_args!("pipeline = {}", text_ascii(&self.pipeline)),
-            text_ascii(&self.topic),
             binary(&self.token),
+            pipeline = text_ascii(&self.pipeline),
+            topic = text_ascii(&self.topic),
             min = i64::MIN + 1,
         )
     }
