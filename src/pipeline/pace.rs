@@ -18,7 +18,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// ... and no longer than this.
 const LONGEST: Duration = Duration::from_secs(1);
 /// Which part of the time that the backlog has lasted a batch may take.
-const PART: u32 = 4;
+const PART: u32 = 3;
 /// By how much a batch may be larger than the one before it: what is measured at one size says little about a much larger one.
 const GROWTH: usize = 4;
 /// A batch so much smaller than its limits says nothing about large ones: it is the fixed costs that are measured then.

@@ -67,8 +67,8 @@ const DEFAULTS: [(&str, &str); 11] = [
     // has, so that it is their number that counts.
     ("queued.max.messages.kbytes", "2048"),
     ("queued.min.messages", "4000"),
-    ("fetch.max.bytes", "4194304"),
-    ("fetch.message.max.bytes", "1048576"),
+    ("fetch.max.bytes", "1048576"),
+    ("fetch.message.max.bytes", "524288"),
     // librdkafka's own default is a second, which is how long a full queue would stay empty after it was emptied.
     ("fetch.queue.backoff.ms", "5"),
     ("fetch.wait.max.ms", "500"),
