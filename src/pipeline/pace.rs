@@ -87,6 +87,9 @@ impl Pace {
         }
         let allowed = (self.backlog / PART).clamp(SHORTEST, LONGEST).as_secs_f64();
         let fitting = self.per_event.map_or(self.events, |per_event| events_in(allowed, per_event));
+        // Of a small batch most is fixed costs, which say that no more than a few times as many would fit.
+        let doubled = full && pass.occupied().as_secs_f64() * 2.0 < allowed;
+        let fitting = if doubled { fitting.max(pass.events.saturating_mul(2)) } else { fitting };
         let grown = pass.events.max(self.events.min(FIRST_EVENTS)).saturating_mul(GROWTH);
         self.events = fitting.min(grown).clamp(1, self.most.max_events.max(1));
     }
