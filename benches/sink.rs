@@ -313,6 +313,8 @@ impl Reference {
 /// A target with rows in it, the sink that writes to it, and the reference that does the same.
 struct Bench {
     sink: Sink,
+    /// For double-buffering.
+    second: Option<Sink>,
     at: Stored,
     reference: Reference,
     model: Model,
@@ -358,8 +360,15 @@ impl Bench {
         let found = sink.look(&width.target()).await.unwrap().unwrap();
         sink.use_target(found.target);
         let reference = Reference::new(server, &database, width).await;
-        let mut bench =
-            Self { sink, at, reference, model: Model::default(), width, random: SmallRng::seed_from_u64(5) };
+        let mut bench = Self {
+            sink,
+            second: None,
+            at,
+            reference,
+            model: Model::default(),
+            width,
+            random: SmallRng::seed_from_u64(5),
+        };
         let chunk = rows.min(if width == Width::Shipped { 20_000 } else { 1_000 });
         while bench.model.live.len() < rows {
             bench.sink_once(chunk, &Kind { new: 1.0, ..USUAL }, true).await;
@@ -385,7 +394,50 @@ impl Bench {
     }
 
     async fn apply(&mut self, latest: &RecordBatch, late: Vec<bool>) {
-        let (sink, at) = (&mut self.sink, &mut self.at);
+        let losers = late.iter().filter(|late| **late).count() as i64;
+        let work = self.work(latest, late);
+        let sink = &mut self.sink;
+        let Staging::Ready(staged) = sink.stage(&work).await.unwrap() else { panic!("rows are refused") };
+        sink.known(&work, &staged).await.unwrap();
+        let outcome = sink.transact(&work, &staged, &[]).await.unwrap();
+        let Outcome::Committed { superseded, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(superseded.iter().map(|lost| lost.upserts + lost.deletes).sum::<i64>(), losers);
+    }
+
+    /// `count` fresh batches through two sinks in turn, as a lane does: each is staged while the one before it is merged.
+    async fn double_buffered(&mut self, batch: usize, kind: &Kind, count: usize) -> Duration {
+        let batches: Vec<RecordBatch> =
+            (0..count).map(|_| self.width.record_batch(&self.model.batch(&mut self.random, batch, kind))).collect();
+        let works: Vec<Work<'_>> = batches.iter().map(|rows| self.work(rows, vec![false; rows.num_rows()])).collect();
+        let mut second = self.second.take().unwrap_or_else(|| self.sink.another());
+        for sink in [&mut self.sink, &mut second] {
+            sink.session().await.unwrap().facts.local_infile = true;
+        }
+        let (mut now, mut next) = (&mut self.sink, &mut second);
+        let started = Instant::now();
+        let mut staged = now.stage(&works[0]).await.unwrap();
+        for (index, work) in works.iter().enumerate() {
+            let Staging::Ready(ready) = staged else { panic!("rows are refused") };
+            let staging = async {
+                match works.get(index + 1) {
+                    Some(work) => next.stage(work).await,
+                    None => Ok(Staging::Refused(Vec::new())),
+                }
+            };
+            let (outcome, behind) = futures::join!(now.transact(work, &ready, &[]), staging);
+            assert!(matches!(outcome, Ok(Outcome::Committed { .. })), "{outcome:?}");
+            staged = behind.unwrap();
+            std::mem::swap(&mut now, &mut next);
+        }
+        let took = started.elapsed();
+        drop(works);
+        self.second = Some(second);
+        took
+    }
+
+    /// Everything of one transaction, and the position behind it.
+    fn work<'a>(&mut self, latest: &'a RecordBatch, late: Vec<bool>) -> Work<'a> {
+        let (sink, at) = (&self.sink, &mut self.at);
         let deleted = latest.column_by_name("_deleted").unwrap().as_boolean().true_count() as i64;
         let count = latest.num_rows() as i64;
         let sums = SumChanges {
@@ -416,12 +468,7 @@ impl Bench {
             settled: Vec::new(),
         };
         (at.next_offset, at.transaction) = (from + count, work.id);
-        let losers = work.late.iter().filter(|late| **late).count() as i64;
-        let Staging::Ready(staged) = sink.stage(&work).await.unwrap() else { panic!("rows are refused") };
-        sink.known(&work, &staged).await.unwrap();
-        let outcome = sink.transact(&work, &staged, &[]).await.unwrap();
-        let Outcome::Committed { superseded, .. } = outcome else { panic!("{outcome:?}") };
-        assert_eq!(superseded.iter().map(|lost| lost.upserts + lost.deletes).sum::<i64>(), losers);
+        work
     }
 
     /// A fast wrong path is easy to build: the table must be the model.
@@ -451,6 +498,9 @@ async fn compare(program: &Program) {
         for kind in kinds {
             figures(&mut bench, kind, &server).await;
         }
+        if width == Width::Shipped && USUAL.what.contains(&only) {
+            double_buffered(&mut bench, &server).await;
+        }
         bench.verify().await;
     }
 }
@@ -470,7 +520,7 @@ async fn figures(bench: &mut Bench, kind: &Kind, server: &PrivateServer) {
             floor.push(bench.reference.floor().await);
         }
     }
-    let name = if server.flavour() == Flavour::MySql { "MySQL" } else { "MariaDB" };
+    let name = server_name(server);
     let rate = |times: &[Duration]| kind.batch as f64 / percentile(&times[1..], 50);
     let line = |what: &str, value: f64, reference: f64, more: &str| {
         let ratio = value / reference;
@@ -494,6 +544,30 @@ async fn figures(bench: &mut Bench, kind: &Kind, server: &PrivateServer) {
         line(&format!("{}, no local_infile", kind.what), rate(&without), rate(&theirs), "");
         line(&format!("{}, without to with it", kind.what), rate(&without), rate(&ours), "");
     }
+}
+
+/// Stretches of batches in which each is staged while the one before it is merged, and as many merged by the reference, in turn.
+async fn double_buffered(bench: &mut Bench, server: &PrivateServer) {
+    const STRETCH: usize = 6;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..=setting("SINK_PAIRS", 8).div_ceil(2) {
+        ours.push(bench.double_buffered(USUAL.batch, &USUAL, STRETCH).await);
+        let mut merged = Duration::ZERO;
+        for _ in 0..STRETCH {
+            merged += bench.reference_once(USUAL.batch, &USUAL).await;
+        }
+        theirs.push(merged);
+    }
+    let rate = |times: &[Duration]| (STRETCH * USUAL.batch) as f64 / percentile(&times[1..], 50);
+    let (value, reference) = (rate(&ours), rate(&theirs));
+    let name = server_name(server);
+    let ratio = value / reference;
+    println!("{name:<8} {:<28} {:>7} {value:>12.0} {reference:>12.0} {ratio:>6.2}", "double-buffered", USUAL.batch);
+    record(name, "sink alone, double-buffered", "rows/s", value, reference);
+}
+
+fn server_name(server: &PrivateServer) -> &'static str {
+    if server.flavour() == Flavour::MySql { "MySQL" } else { "MariaDB" }
 }
 
 /// In seconds.
