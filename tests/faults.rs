@@ -28,6 +28,19 @@ pub(crate) fn harsh(events: u64, users: u32, seed: u64) -> Vec<OwnedRecord> {
     Workload { events, users, partitions: 2, seed, mix: Mix::harsh(), ..Workload::default() }.records().collect()
 }
 
+/// The first event of so many users, in order, and later ones of a few of them.
+fn creates_and_changes(users: usize, changes: usize) -> (Vec<OwnedRecord>, Vec<OwnedRecord>) {
+    let mix = Mix { delete: 0.0, ..Mix::orderly() };
+    let workload = Workload { events: 200_000, users: 40_000, partitions: 2, seed: 41, mix, ..Workload::default() };
+    let mut known = std::collections::HashSet::new();
+    let (mut creates, mut others): (Vec<_>, Vec<_>) =
+        workload.records().partition(|record| known.insert(record.key.clone()));
+    creates.truncate(users);
+    let created: std::collections::HashSet<_> = creates.iter().map(|record| record.key.clone()).collect();
+    others.retain(|record| created.contains(&record.key));
+    (creates, others.split_off(others.len() - changes))
+}
+
 /// A rig whose service goes through a proxy.
 pub(crate) async fn behind_a_proxy(server: &afterimage::demo::server::PrivateServer, variant: Variant) -> (Rig, Proxy) {
     let database = Database::create(server).await;
@@ -67,7 +80,7 @@ on_both_servers! {
         let steps = [
             ("CREATE TEMPORARY", Fault::LoseAnswer, large), ("DROP TEMPORARY", Fault::LoseAnswer, large),
             ("LOAD DATA", Fault::LoseAnswer, large), ("DELETE T FROM", Fault::LoseAnswer, large),
-            ("START TRANSACTION", Fault::LoseAnswer, small), ("UPDATE AFTERIMAGE_POSITIONS P JOIN", Fault::LoseAnswer, small),
+            ("START TRANSACTION", Fault::LoseAnswer, small), ("UPDATE (SELECT", Fault::LoseAnswer, small),
             ("INSERT INTO AFTERIMAGE_TOMBSTONES", Fault::LoseAnswer, small), ("INSERT INTO `ENRICHED_USER`", Fault::LoseAnswer, small),
             ("SELECT S.N", Fault::LoseAnswer, small), ("DELETE FROM `ENRICHED_USER`", Fault::LoseAnswer, small),
             ("INSERT INTO ERROR_DATA_ENRICHMENT", Fault::LoseAnswer, small), ("COMMIT", Fault::CutBefore, small),
@@ -85,6 +98,50 @@ on_both_servers! {
             running.kill();
             proxy.disarm();
         }
+        rig.catch_up("last", LONG).await;
+        rig.assert_as_folded().await;
+    }
+
+    // Proves: P1, P2, P3, R1, R2, R3
+    async fn killed_at_each_step_of_a_first_load(server) {
+        let variant = Variant { pipeline: small_batches(), kafka: static_member(), ..Variant::default() };
+        let (mut rig, proxy) = behind_a_proxy(server, variant).await;
+        let (creates, changes) = creates_and_changes(16_000, 600);
+        let mut records = creates.into_iter();
+        let steps = [
+            ("SAVEPOINT", Fault::LoseAnswer),
+            ("LOAD DATA LOCAL INFILE 'ROWS' INTO TABLE `ENRICHED_USER`", Fault::LoseAnswer),
+            ("SELECT COUNT(*), MAX(CDC_TS)", Fault::CutBefore),
+            ("SELECT COUNT(*), MAX(CDC_TS)", Fault::LoseAnswer),
+            ("COMMIT", Fault::CutBefore),
+            ("COMMIT", Fault::LoseAnswer),
+        ];
+        for (number, (statement, fault)) in steps.into_iter().enumerate() {
+            let mut running = rig.start(&format!("step-{number}"));
+            running.wait_for_log("partition begun", LONG).await;
+            // Those of the first batches are staged: nothing is known of them.
+            rig.write(records.by_ref().take(1_200)).await;
+            rig.wait_until_applied(LONG).await;
+            let fired = proxy.fired();
+            proxy.arm(statement, fault);
+            rig.write(records.by_ref().take(800)).await;
+            proxy.wait_until_fired(fired + 1, LONG).await;
+            running.kill();
+            proxy.disarm();
+        }
+        // One that is no create among those that are: everything else of its batch is new, and the batch begins again with the stage.
+        let mut running = rig.start("changes");
+        rig.write(records.by_ref().take(1_200)).await;
+        rig.wait_until_applied(LONG).await;
+        let undone = proxy.count("ROLLBACK TO SAVEPOINT");
+        let mut changed: Vec<OwnedRecord> = records.by_ref().take(800).collect();
+        changed.extend(changes);
+        rig.write(changed).await;
+        rig.wait_until_applied(LONG).await;
+        assert!(proxy.count("ROLLBACK TO SAVEPOINT") > undone);
+        running.terminate();
+        running.wait_for_code(0, Duration::from_secs(30)).await;
+        rig.write(records).await;
         rig.catch_up("last", LONG).await;
         rig.assert_as_folded().await;
     }

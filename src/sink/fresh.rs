@@ -165,3 +165,30 @@ impl Fresh {
         Ok(at(0).is_none_or(|count| count > MOST_TOMBSTONES) || at(1).is_some_and(|newest| newest >= oldest_ns))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guess_that_failed_takes_eight_times_as_many_new_batches_before_the_next() {
+        let mut guess = Guess::default();
+        assert!(!guess.is_likely(), "nothing is known of the first batch");
+        for wanted in [1, 8, 64] {
+            for _ in 1..wanted {
+                guess.note(true);
+                assert!(!guess.is_likely());
+            }
+            guess.note(true);
+            assert!(guess.is_likely());
+            guess.note(true);
+            assert!(guess.is_likely(), "and as long as it comes true");
+            guess.failed();
+            assert!(!guess.is_likely());
+        }
+        guess.note(true);
+        guess.note(false);
+        guess.note(true);
+        assert_eq!(guess.streak, 1);
+    }
+}

@@ -14,7 +14,7 @@ use crate::support::proxy::Fault;
 use crate::support::rig::Variant;
 use crate::support::servers::start_private;
 
-const SWAP: &str = "UPDATE AFTERIMAGE_POSITIONS P JOIN";
+const SWAP: &str = "UPDATE (SELECT";
 const READ_BACK: &str = "SELECT KAFKA_PARTITION, NEXT_OFFSET, OWNER_EPOCH, OWNER_TOKEN";
 
 on_both_servers! {

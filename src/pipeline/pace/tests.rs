@@ -123,6 +123,40 @@ fn one_stall_costs_speed_for_a_few_batches_only() {
 }
 
 #[test]
+fn a_batch_that_the_client_could_not_fill_ends_no_backlog_while_more_is_to_come() {
+    let learned = || {
+        let mut pace = Pace::new(MOST);
+        for _ in 0..40 {
+            let limits = pace.limits();
+            let transaction = Duration::from_secs_f64(0.004 + limits.max_events as f64 * 1e-5);
+            let (events, preparing) = (limits.max_events, Duration::from_millis(1));
+            pace.note(&Pass { events, bytes: events * 300, more: true, limits, preparing, transaction });
+        }
+        pace
+    };
+    let after = |share: usize, more: bool| {
+        let mut pace = learned();
+        let limits = pace.limits();
+        let events = limits.max_events / share;
+        let transaction = Duration::from_secs_f64(0.004 + events as f64 * 1e-5);
+        pace.note(&Pass { events, bytes: events * 300, more, limits, preparing: Duration::ZERO, transaction });
+        pace.limits().max_events
+    };
+    let large = learned().limits().max_events;
+    assert!(after(2, true) > large * 9 / 10, "{large} {}", after(2, true));
+    assert!(after(2, false) < large / 5, "the end was reached: {}", after(2, false));
+    assert!(after(20, true) < large / 2, "so small a batch is traffic, no backlog: {}", after(20, true));
+}
+
+#[test]
+fn where_a_transaction_costs_a_lot_by_itself_batches_grow_all_the_same() {
+    let costly = |_: f64, events: usize| Cost { preparing: 1e-3, transaction: 0.03 + events as f64 * 5e-6 };
+    let commits = drain(&mut Pace::new(MOST), 1_000_000, 300, costly);
+    let early: Vec<usize> = commits.iter().take_while(|commit| commit.at < 0.5).map(|commit| commit.events).collect();
+    assert!(early.iter().max() > Some(&12_000), "{early:?}");
+}
+
+#[test]
 fn wide_rows_fill_batches_by_bytes_and_count_as_full() {
     let mut pace = Pace::new(MOST);
     let commits = drain(&mut pace, 200_000, 20_000, plain(1e-4));

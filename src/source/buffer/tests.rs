@@ -90,6 +90,21 @@ fn nothing_is_accepted_before_a_position_is_named_and_carried_out() {
 }
 
 #[test]
+fn there_is_more_behind_a_batch_until_all_ends_were_read_and_all_records_taken() {
+    let shared = shared();
+    start(&shared, 0, 0);
+    start(&shared, 1, 0);
+    shared.accept([record(0, 0, b"x"), record(0, 1, b"x"), record(1, 0, b"x")]);
+    shared.reached_end(1, None);
+    assert!(batch(&shared, &limits(2, 1000)).more, "one is left, and the end of partition 0 was not read");
+    assert!(batch(&shared, &limits(2, 1000)).more, "the end of partition 0 was not read");
+    shared.accept([record(0, 2, b"x"), record(0, 3, b"x")]);
+    shared.reached_end(0, None);
+    assert!(batch(&shared, &limits(1, 1000)).more, "one is left");
+    assert!(!batch(&shared, &limits(1, 1000)).more);
+}
+
+#[test]
 fn what_the_loop_says_about_an_earlier_generation_is_ignored() {
     let shared = shared();
     let first = assign(&shared, 3);
