@@ -97,6 +97,7 @@ fn there_is_more_behind_a_batch_until_all_ends_were_read_and_all_records_taken()
     shared.accept([record(0, 0, b"x"), record(0, 1, b"x"), record(1, 0, b"x")]);
     shared.reached_end(1, None);
     assert!(batch(&shared, &limits(2, 1000)).more, "one is left, and the end of partition 0 was not read");
+    assert!(matches!(poll(&shared, &limits(2, 1000)), Some(Polled::AtEnd(ended)) if ended.len() == 1));
     assert!(batch(&shared, &limits(2, 1000)).more, "the end of partition 0 was not read");
     shared.accept([record(0, 2, b"x"), record(0, 3, b"x")]);
     shared.reached_end(0, None);
