@@ -111,8 +111,10 @@ on_both_servers! {
         let mut running = rig.start("run");
         running.wait_for_code(3, LONG).await;
         assert!(running.log().contains("records were refused"), "{}", running.tail());
-        assert_eq!(rig.database.number("SELECT COALESCE(SUM(next_offset), 0) FROM afterimage_positions").await, 0);
-        assert_eq!(rig.database.number("SELECT COUNT(*) FROM error_data_enrichment").await, 0);
+        // Before min_events were read nothing is judged: a first batch of fewer may have been applied, the one that trips is not.
+        let applied = rig.database.number("SELECT COALESCE(SUM(next_offset), 0) FROM afterimage_positions").await;
+        assert!(applied < 50, "{applied}");
+        assert!(rig.database.number("SELECT COUNT(*) FROM error_data_enrichment").await <= applied);
     }
 
     // Proves: P5, P6, R50

@@ -66,9 +66,10 @@ pub async fn apply(
     Ok(planned)
 }
 
-/// Makes sure that nobody else applies to this table at the same time.
+/// Makes sure that nobody else applies to this table at the same time. The server may take a moment to see that a session which had the
+/// claim is gone.
 async fn claim(session: &mut Session, table: &str) -> Result<()> {
-    let sql = format!("SELECT GET_LOCK(SHA2(CONCAT('afterimage_apply.', DATABASE(), '.', {}), 224), 0)", text(table));
+    let sql = format!("SELECT GET_LOCK(SHA2(CONCAT('afterimage_apply.', DATABASE(), '.', {}), 224), 3)", text(table));
     let rows = session.rows("SET SESSION wait_timeout = 604800").await;
     rows.map_err(StatementError::into_error)?;
     let rows = session.rows(&sql).await.map_err(StatementError::into_error)?;
