@@ -36,11 +36,12 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
+use self::direct::Direct;
 pub use self::encode::Lines;
-use self::fresh::Guess;
+use self::fresh::{Fresh, Guess, NewRows};
 use self::inspect::Inspected;
+use self::merge::Merge;
 pub use self::merge::{Known, Superseded};
-use self::merge::{Merge, Merged};
 use self::positions::{Advance, Found, Owner, Token};
 use self::quarantine::{Quarantined, Settled};
 use self::quoting::binary;
@@ -83,10 +84,18 @@ pub enum Outcome {
     Lost(Vec<Found>),
 }
 
+/// A batch that waits for its transaction.
+#[derive(Debug)]
+pub enum Waiting {
+    Staged(Staged),
+    /// Expected to be all new: on this side still.
+    New(NewRows),
+}
+
 /// What became of bringing rows to the server.
 #[derive(Debug)]
 pub enum Staging {
-    Ready(Staged),
+    Ready(Waiting),
     /// As [`Outcome::Rows`].
     Refused(Vec<RowFault>),
 }
@@ -106,6 +115,8 @@ pub struct Sink {
 
 struct Prepared {
     target: Target,
+    direct: Direct,
+    fresh: Fresh,
     stage: Stage,
     merge: Merge,
 }
@@ -133,8 +144,10 @@ impl Sink {
 
     /// Writes to `target` from now on.
     pub fn use_target(&mut self, target: Target) {
-        let (stage, merge) = (Stage::new(&target, &self.owner.pipeline), Merge::new(&target, &self.owner.pipeline));
-        self.prepared = Some(Arc::new(Prepared { target, stage, merge }));
+        let pipeline = &self.owner.pipeline;
+        let (direct, fresh) = (Direct::new(&target, pipeline), Fresh::new(&target, pipeline));
+        let (stage, merge) = (Stage::new(&target), Merge::new(&target, pipeline));
+        self.prepared = Some(Arc::new(Prepared { target, direct, fresh, stage, merge }));
     }
 
     /// One more for the same owner, with a session of its own.
@@ -190,17 +203,14 @@ impl Sink {
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(Error::new(Kind::Bug, "staging before the target was inspected"));
         };
-        Ok(match stage_rows(session, prepared, work, self.guess.is_likely()).await? {
-            Filled::Staged(staged) => Staging::Ready(staged),
-            Filled::Refused(faults) => Staging::Refused(faults),
-        })
+        let staging = stage_rows(session, prepared, work, self.guess.is_likely()).await;
+        staging.map_err(StatementError::into_error_about_rows)
     }
 
     /// What is stored of the keys of late rows of `work`, which this session has just staged.
-    pub async fn known(&mut self, work: &Work<'_>, staged: &Staged) -> Result<Known> {
-        if !work.late.contains(&true) {
-            return Ok(Known::new());
-        }
+    pub async fn known(&mut self, work: &Work<'_>, waiting: &Waiting) -> Result<Known> {
+        // New rows are never late.
+        let (true, Waiting::Staged(staged)) = (work.late.contains(&true), waiting) else { return Ok(Known::new()) };
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(unstaged());
         };
@@ -210,7 +220,7 @@ impl Sink {
     }
 
     /// Applies `work`, which this session has just staged, in one transaction, together with `evidence` about its late rows.
-    pub async fn transact(&mut self, work: &Work<'_>, staged: &Staged, evidence: &[OutOfOrder]) -> Result<Outcome> {
+    pub async fn transact(&mut self, work: &Work<'_>, waiting: &Waiting, evidence: &[OutOfOrder]) -> Result<Outcome> {
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(unstaged());
         };
@@ -223,7 +233,7 @@ impl Sink {
         })?;
         records.extend(quarantine::settlements(&self.owner, &work.settled));
         records.extend(evidence_inserts(&self.owner, evidence, packet / 2));
-        let body = Body { work, swap: &swap, records: &records, prepared, staged, foreseen: &self.foreseen };
+        let body = Body { work, swap: &swap, records: &records, prepared, waiting, foreseen: &self.foreseen };
         match transaction(session, &self.owner, &body, &mut self.guess).await {
             Ok(Written::Merged(superseded)) => match session.run("COMMIT").await {
                 Ok(_) => Ok(Outcome::Committed { superseded, out_of_order: evidence.len() }),
@@ -288,7 +298,7 @@ struct Body<'a> {
     swap: &'a str,
     records: &'a [String],
     prepared: &'a Prepared,
-    staged: &'a Staged,
+    waiting: &'a Waiting,
     foreseen: &'a [Superseded],
 }
 
@@ -318,11 +328,8 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>, gues
         return Ok(Written::Lost);
     }
     failpoint!("after_swap");
-    let merged = write_rows(session, body, guess).await.map_err(StatementError::into_error_about_rows)?;
-    let superseded = match merged {
-        Ok(merged) => merged.superseded,
-        Err(faults) => return Ok(Written::Refused(faults)),
-    };
+    let written = write_rows(session, body, guess).await.map_err(StatementError::into_error_about_rows)?;
+    let Written::Merged(superseded) = written else { return Ok(written) };
     failpoint!("after_merge");
     for lost in &superseded {
         session.run(&owner.correct(lost.partition, lost.upserts, lost.deletes)).await.map_err(operator)?;
@@ -334,35 +341,58 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>, gues
     Ok(Written::Merged(superseded))
 }
 
-/// The batch's rows into target and tombstones, or what the server has against them.
+/// The batch's rows into target and tombstones.
 async fn write_rows(
     session: &mut Session,
-    Body { work, prepared, staged, foreseen, .. }: &Body<'_>,
+    Body { work, prepared, waiting, foreseen, .. }: &Body<'_>,
     guess: &mut Guess,
-) -> std::result::Result<std::result::Result<Merged, Vec<RowFault>>, StatementError> {
-    let Staged::New(new) = staged else {
-        let merged = prepared.merge.run(session, staged, foreseen).await?;
-        guess.note(merged.all_new);
-        return Ok(Ok(merged));
+) -> std::result::Result<Written, StatementError> {
+    let new = match waiting {
+        Waiting::Staged(staged) => {
+            let merged = prepared.merge.run(session, staged, foreseen).await?;
+            guess.note(merged.all_new);
+            return Ok(Written::Merged(merged.superseded));
+        }
+        Waiting::New(new) => new,
     };
-    if prepared.stage.fresh.put(session, new).await? {
+    if prepared.fresh.put(session, new).await? {
         guess.note(true);
-        return Ok(Ok(Merged { superseded: Vec::new(), all_new: true }));
+        return Ok(Written::Merged(Vec::new()));
     }
     guess.failed();
-    match prepared.stage.put_into_table(session, &prepared.target, work.latest, &work.late).await? {
-        Filled::Staged(staged) => prepared.merge.run(session, &staged, foreseen).await.map(Ok),
-        Filled::Refused(faults) => Ok(Err(faults)),
-    }
+    Ok(match prepared.stage.put(session, &prepared.target, work.latest, &work.late).await? {
+        Filled::Staged(staged) => Written::Merged(prepared.merge.run(session, &staged, foreseen).await?.superseded),
+        Filled::Refused(faults) => Written::Refused(faults),
+    })
 }
 
-/// Stages a batch; one without rows needs nothing.
-async fn stage_rows(session: &mut Session, prepared: &Prepared, work: &Work<'_>, likely_new: bool) -> Result<Filled> {
-    if work.latest.num_rows() == 0 {
-        return Ok(Filled::Staged(Staged::Table { upserts: 0, deletes: 0 }));
+/// Brings a batch to where its transaction takes it from, by the way that suits it: as text where it is small, into the stage, or, where
+/// it is likely to be all new, nowhere yet.
+async fn stage_rows(
+    session: &mut Session,
+    prepared: &Prepared,
+    work: &Work<'_>,
+    likely_new: bool,
+) -> std::result::Result<Staging, StatementError> {
+    let Prepared { target, direct, fresh, stage, .. } = prepared;
+    let (rows, late) = (work.latest, &work.late);
+    let staged = |staged| Staging::Ready(Waiting::Staged(staged));
+    if rows.num_rows() == 0 {
+        return Ok(staged(Staged::Table { upserts: 0, deletes: 0 }));
     }
-    let filled = prepared.stage.put(session, &prepared.target, work.latest, &work.late, likely_new).await;
-    filled.map_err(StatementError::into_error_about_rows)
+    if let Some(statements) = direct.statements(&session.facts, target, rows, late) {
+        return Ok(staged(Staged::Text(Box::new(statements))));
+    }
+    if likely_new
+        && !late.contains(&true)
+        && let Some(new) = fresh.rows(&session.facts, target, rows)
+    {
+        return Ok(new.map_or_else(|fault| Staging::Refused(vec![fault]), |new| Staging::Ready(Waiting::New(new))));
+    }
+    Ok(match stage.put(session, target, rows, late).await? {
+        Filled::Staged(filled) => staged(filled),
+        Filled::Refused(faults) => Staging::Refused(faults),
+    })
 }
 
 /// INSERTs for `events`, each of about `byte_limit` at most.

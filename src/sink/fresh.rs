@@ -148,7 +148,7 @@ impl Fresh {
         for statement in statements {
             let done = session.run(statement).await?;
             sum.affected += done.affected;
-            sum.warnings += done.warnings;
+            sum.warnings = sum.warnings.saturating_add(done.warnings);
         }
         Ok(sum)
     }

@@ -157,7 +157,6 @@ impl Merge {
                 self.run_on_table(session, [*upserts, *deletes].map(|rows| rows as u64), foreseen).await
             }
             Staged::Text(statements) => statements.run(session).await,
-            Staged::New(_) => Err(StatementError::dead("rows that were never staged are to be merged")),
         }
     }
 

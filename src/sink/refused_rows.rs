@@ -47,7 +47,7 @@ async fn attempt(
         .map_err(|error| Error::new(Kind::Bug, "cutting a batch failed").source(error))?;
     let late = vec![false; rows.num_rows()];
     // By way of the stage, whatever the size: what is wrong with a value shows there, with its column.
-    let filled = prepared.stage.put_into_table(session, &prepared.target, &rows, &late).await;
+    let filled = prepared.stage.put(session, &prepared.target, &rows, &late).await;
     let staged = match filled.map_err(StatementError::into_error_about_rows)? {
         Filled::Staged(staged) => staged,
         Filled::Refused(faults) => {

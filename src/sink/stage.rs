@@ -3,15 +3,13 @@
 //! In: rows of the target's columns with versions, sorted by key. Out: [`Staged`]. A batch of some size goes into a temporary table of
 //! the session, exactly, so that everything after it is set-based: `LOAD DATA LOCAL` turns values that don't fit into warnings, so rows
 //! sent, rows stored and the warning count are compared; the strict multi-row INSERT, for servers without `local_infile`, fails by
-//! itself. A small batch stays here, as the text of the statements that will carry it ([`super::direct`]), and so does one of new rows
-//! ([`super::fresh`]). Nothing here touches the target.
+//! itself. Nothing here touches the target. Small batches ([`super::direct`]) and those of new rows ([`super::fresh`]) do without.
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use bytes::Bytes;
 
-use super::direct::{Direct, Statements};
+use super::direct::Statements;
 use super::encode::{Lines, Literals, key_says_itself};
-use super::fresh::{Fresh, NewRows};
 use super::quoting::identifier;
 use super::session::{Session, StatementError};
 use super::tables::MAX_KEY_BYTES;
@@ -28,8 +26,6 @@ pub enum Staged {
     Table { upserts: usize, deletes: usize },
     /// As text; any session can run it.
     Text(Box<Statements>),
-    /// Expected to be all new: on this side still.
-    New(NewRows),
 }
 
 /// Statements that depend only on the target; built once.
@@ -37,8 +33,6 @@ pub struct Stage {
     create: String,
     load: String,
     insert: String,
-    direct: Direct,
-    pub fresh: Fresh,
 }
 
 /// Row of the batch and what the server has against it.
@@ -50,7 +44,7 @@ pub struct RowFault {
 }
 
 impl Stage {
-    pub fn new(target: &Target, pipeline: &str) -> Self {
+    pub fn new(target: &Target) -> Self {
         let key: Vec<String> = target.keys().iter().map(|column| identifier(&column.name)).collect();
         // Besides the target's columns: `u` or `d`; the row's number in the batch where what is known of its key is asked for; the
         // encoded key where the key itself isn't that. Upserts and deletes stand apart, because each has statements of its own.
@@ -80,33 +74,12 @@ impl Stage {
             .chain(["`cdc_ts`", "`cdc_partition`", "`cdc_offset`"].map(str::to_owned))
             .collect();
         let insert = format!("INSERT INTO {STAGE} ({}) VALUES ", names.join(", "));
-        Self { create, load, insert, direct: Direct::new(target, pipeline), fresh: Fresh::new(target, pipeline) }
+        Self { create, load, insert }
     }
 
-    /// Stages `rows` (see [`crate::work::Evaluation::latest`]); `late[i]` marks rows whose stored version is asked for, and `likely_new`
-    /// says that none of them is expected to be stored.
+    /// Stages `rows` (see [`crate::work::Evaluation::latest`]) in the temporary table; `late[i]` marks rows whose stored version is asked
+    /// for. A row that the server refuses is named.
     pub async fn put(
-        &self,
-        session: &mut Session,
-        target: &Target,
-        rows: &RecordBatch,
-        late: &[bool],
-        likely_new: bool,
-    ) -> Result<Filled, StatementError> {
-        if let Some(statements) = self.direct.statements(&session.facts, target, rows, late) {
-            return Ok(Filled::Staged(Staged::Text(Box::new(statements))));
-        }
-        if likely_new
-            && !late.contains(&true)
-            && let Some(new) = self.fresh.rows(&session.facts, target, rows)
-        {
-            return Ok(new.map_or_else(|fault| Filled::Refused(vec![fault]), |new| Filled::Staged(Staged::New(new))));
-        }
-        self.put_into_table(session, target, rows, late).await
-    }
-
-    /// The same, whatever the batch's size, into the temporary table: there a row that the server refuses is named.
-    pub async fn put_into_table(
         &self,
         session: &mut Session,
         target: &Target,
