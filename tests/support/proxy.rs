@@ -334,9 +334,11 @@ impl Link<'_> {
 
     async fn answers(&self, mut server: OwnedReadHalf) -> io::Result<()> {
         loop {
-            let packet = read_packet(&mut server).await?;
-            self.control.carried(packet.len()).await;
+            let packet = read_packet(&mut server).await;
+            // Not even that the server has hung up comes out of a black hole.
             self.control.passable().await;
+            let packet = packet?;
+            self.control.carried(packet.len()).await;
             let fault = *self.answer.lock().unwrap();
             match fault {
                 Some(Fault::CutAfter) => return Ok(()),

@@ -47,13 +47,21 @@ macro_rules! on_both_servers {
 /// The MySQL server that all tests share: binary log on, LOAD DATA LOCAL allowed.
 pub async fn mysql() -> &'static PrivateServer {
     static SERVER: OnceCell<PrivateServer> = OnceCell::const_new();
-    SERVER.get_or_init(|| start_private(Flavour::MySql, &[])).await
+    still_there(SERVER.get_or_init(|| start_private(Flavour::MySql, &[])).await)
 }
 
 /// The MariaDB server that all tests share.
 pub async fn mariadb() -> &'static PrivateServer {
     static SERVER: OnceCell<PrivateServer> = OnceCell::const_new();
-    SERVER.get_or_init(|| start_private(Flavour::MariaDb, &[])).await
+    still_there(SERVER.get_or_init(|| start_private(Flavour::MariaDb, &[])).await)
+}
+
+/// Nobody stops a shared server: one that ended by itself says why, in place of a hundred refused connections.
+fn still_there(server: &'static PrivateServer) -> &'static PrivateServer {
+    let process = server.pid().map(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default());
+    let ended = process.is_none_or(|status| status.is_empty() || status.contains("\nState:\tZ"));
+    assert!(!ended, "the shared {:?} server has ended:\n{}", server.flavour(), server.log_tail(100));
+    server
 }
 
 /// The shared server of a flavour.
