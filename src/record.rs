@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::position::{OffsetRange, Partition, Position};
 
@@ -180,6 +181,14 @@ impl RawBatch {
         self.chunks.iter().map(Chunk::byte_len).sum()
     }
 
+    /// How old the youngest record was at `now`, by Kafka's timestamps; zero where none has one.
+    pub fn age(&self, now: SystemTime) -> Duration {
+        let last = |chunk: &Chunk| chunk.slots.last().and_then(|slot| u64::try_from(slot.timestamp_ms).ok());
+        let youngest = self.chunks.iter().filter_map(last).max().map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
+        // A producer's clock may be ahead of ours.
+        youngest.and_then(|youngest| now.duration_since(youngest).ok()).unwrap_or_default()
+    }
+
     /// All records, by partition, then offset.
     pub fn records(&self) -> impl Iterator<Item = RawRecord<'_>> {
         self.chunks.iter().flat_map(Chunk::records)
@@ -234,6 +243,25 @@ mod tests {
     /// Everything of a record, in a form that can be compared.
     fn whole(record: RawRecord<'_>) -> String {
         format!("{record:?}")
+    }
+
+    #[test]
+    fn a_batch_is_as_old_as_the_youngest_record_that_has_a_timestamp() {
+        let chunk = |partition, times: &[Option<i64>]| {
+            let mut chunk = Chunk::new(partition, 0);
+            for (offset, timestamp_ms) in (0..).zip(times.iter().copied()) {
+                chunk.push(RawRecord { partition, offset, timestamp_ms, key: None, value: None, headers: b"" });
+            }
+            chunk
+        };
+        let age = |chunks| {
+            let batch = RawBatch { topic: "t".into(), chunks, more: false };
+            batch.age(UNIX_EPOCH + Duration::from_millis(5_000)).as_millis()
+        };
+        assert_eq!(age(vec![chunk(0, &[Some(100), Some(2_000)]), chunk(1, &[Some(1_500)]), chunk(2, &[])]), 3_000);
+        assert_eq!(age(vec![chunk(0, &[Some(100)]), chunk(1, &[None])]), 4_900);
+        assert_eq!(age(vec![chunk(0, &[Some(6_000)])]), 0, "a clock that is ahead");
+        assert_eq!(age(vec![chunk(0, &[None])]), 0);
     }
 
     proptest! {

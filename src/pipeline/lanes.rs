@@ -12,7 +12,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -135,6 +135,8 @@ struct Flight {
     parcel: Arc<Parcel>,
     /// What the batch was taken with.
     limits: BatchLimits,
+    /// As [`Pass::age`].
+    age: Duration,
     task: JoinHandle<Flown>,
 }
 
@@ -193,8 +195,8 @@ impl Lanes {
         let parcel = Arc::new(parcel);
         let flight =
             fly(sink, Arc::clone(&parcel), Turn { before, after, stop: self.stop.clone() }, self.asking.clone());
-        let limits = lane.pace.limits();
-        lane.flights.push_back(Flight { parcel, limits, task: tokio::spawn(flight) });
+        let (limits, age) = (lane.pace.limits(), parcel.raw.age(SystemTime::now()));
+        lane.flights.push_back(Flight { parcel, limits, age, task: tokio::spawn(flight) });
         lane.committed = Some(committed);
     }
 
@@ -226,7 +228,7 @@ impl Lane {
         let flight = self.flights.front_mut()?;
         let Poll::Ready(joined) = Pin::new(&mut flight.task).poll(context) else { return None };
         let flight = self.flights.pop_front()?;
-        let (parcel, limits) = (Arc::clone(&flight.parcel), flight.limits);
+        let (parcel, limits, age) = (Arc::clone(&flight.parcel), flight.limits, flight.age);
         drop(flight);
         let (landed, took) = match joined {
             Ok(Flown { sink, landed, staging, transaction }) => {
@@ -234,7 +236,7 @@ impl Lane {
                 if let Landed::Outcome(Ok(Outcome::Committed { .. })) = landed {
                     let (events, bytes, more) = (parcel.raw.len(), parcel.raw.byte_len(), parcel.raw.more);
                     let preparing = parcel.decode + parcel.sql + staging;
-                    self.pace.note(&Pass { events, bytes, more, limits, preparing, transaction });
+                    self.pace.note(&Pass { events, bytes, more, age, limits, preparing, transaction });
                 }
                 (landed, staging + transaction)
             }

@@ -2,10 +2,10 @@
 //!
 //! In: what each batch held and how long each half of the road needed for it. Out: limits for the next one. A large batch costs less
 //! per event (statements, the commit, versions of one key that fall together before they reach the server) but nobody sees any of
-//! it before all of it is committed. So a batch may take a part of the time that the backlog has lasted so far: the first ones are
-//! over within milliseconds, whoever looks at any time sees most of what could be there, and after seconds batches are as large as
-//! [`LONGEST`] allows. How many events that is follows from the measured time per event alone: a server that becomes slow gets
-//! small transactions, a fast one large ones.
+//! it before all of it is committed. So a batch may take a part of the time that the backlog has lasted so far: what was produced a
+//! moment ago is there within milliseconds, whoever looks at any time sees most of what could be there, and of records that have waited
+//! for seconds batches are as large as [`LONGEST`] allows. How many events that is follows from the measured time per event alone: a
+//! server that becomes slow gets small transactions, a fast one large ones.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub struct Pace {
     events: usize,
     /// Seconds per event, as far as measured.
     per_event: Option<f64>,
-    /// How long there has been a backlog: the sum over full batches since the last one that wasn't.
+    /// How long there has been a backlog: the sum over full batches since the last one that wasn't, or as long as their records waited.
     backlog: Duration,
 }
 
@@ -43,6 +43,8 @@ pub struct Pass {
     pub bytes: usize,
     /// Whether more was known to come behind it.
     pub more: bool,
+    /// How long its youngest record had waited.
+    pub age: Duration,
     /// What it was taken with.
     pub limits: BatchLimits,
     /// Decoding, models, staging: what goes on beside another batch's transaction.
@@ -79,7 +81,8 @@ impl Pace {
         let full = pass.was_full();
         let telling = full || pass.events.saturating_mul(TELLING) >= self.events;
         // The client may lag behind for a moment in the middle of a backlog: what it had fetched by then fills no batch.
-        self.backlog = if full || telling && pass.more { self.backlog + pass.occupied() } else { Duration::ZERO };
+        let backlog = (self.backlog + pass.occupied()).max(pass.age);
+        self.backlog = if full || telling && pass.more { backlog } else { Duration::ZERO };
         if telling {
             let measured = pass.occupied().as_secs_f64() / pass.events.max(1) as f64;
             // At once where it became slower, with half the weight where faster: one stall must not be forgotten in the next batch.

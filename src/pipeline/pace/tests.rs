@@ -47,7 +47,15 @@ fn drain(pace: &mut Pace, events: usize, event_bytes: usize, server: impl Fn(f64
         let (preparing, transaction) = (seconds(cost.preparing), seconds(cost.transaction));
         unseen = Some((
             committed_at,
-            Pass { events: count, bytes: count * event_bytes, more: left > 0, limits, preparing, transaction },
+            Pass {
+                events: count,
+                bytes: count * event_bytes,
+                more: left > 0,
+                age: Duration::ZERO,
+                limits,
+                preparing,
+                transaction,
+            },
         ));
     }
     commits
@@ -107,6 +115,29 @@ fn a_server_that_becomes_ten_times_slower_gets_one_long_transaction_and_short_on
 }
 
 #[test]
+fn records_that_have_waited_for_long_may_take_longer_in_one_batch_than_those_produced_just_now() {
+    let third = |age: Duration, more: bool| {
+        let mut pace = Pace::new(MOST);
+        for _ in 0..3 {
+            let limits = pace.limits();
+            let (events, transaction) = (limits.max_events, Duration::from_secs_f64(limits.max_events as f64 * 2e-5));
+            let preparing = Duration::ZERO;
+            pace.note(&Pass { events, bytes: events, more, age, limits, preparing, transaction });
+        }
+        pace.limits().max_events
+    };
+    let just_now = third(Duration::ZERO, true);
+    assert!(just_now <= 8_000, "{just_now}: more than would fit into 150 ms");
+    let waited = third(Duration::from_secs(60), true);
+    assert!((49_000..=50_000).contains(&waited), "{waited}: a second's worth");
+    // A replay of old records is no backlog.
+    let mut pace = Pace::new(MOST);
+    let (limits, age, second) = (pace.limits(), Duration::from_secs(60), Duration::from_secs(1));
+    pace.note(&Pass { events: 900, bytes: 9, more: false, age, limits, preparing: second, transaction: second });
+    assert!(pace.limits().max_events < 100, "{:?}", pace.limits());
+}
+
+#[test]
 fn one_stall_costs_speed_for_a_few_batches_only() {
     let stalled = Cell::new(false);
     let stall = |at: f64, events: usize| {
@@ -130,7 +161,15 @@ fn a_batch_that_the_client_could_not_fill_ends_no_backlog_while_more_is_to_come(
             let limits = pace.limits();
             let transaction = Duration::from_secs_f64(0.004 + limits.max_events as f64 * 1e-5);
             let (events, preparing) = (limits.max_events, Duration::from_millis(1));
-            pace.note(&Pass { events, bytes: events * 300, more: true, limits, preparing, transaction });
+            pace.note(&Pass {
+                events,
+                bytes: events * 300,
+                more: true,
+                age: Duration::ZERO,
+                limits,
+                preparing,
+                transaction,
+            });
         }
         pace
     };
@@ -139,7 +178,15 @@ fn a_batch_that_the_client_could_not_fill_ends_no_backlog_while_more_is_to_come(
         let limits = pace.limits();
         let events = limits.max_events / share;
         let transaction = Duration::from_secs_f64(0.004 + events as f64 * 1e-5);
-        pace.note(&Pass { events, bytes: events * 300, more, limits, preparing: Duration::ZERO, transaction });
+        pace.note(&Pass {
+            events,
+            bytes: events * 300,
+            more,
+            age: Duration::ZERO,
+            limits,
+            preparing: Duration::ZERO,
+            transaction,
+        });
         pace.limits().max_events
     };
     let large = learned().limits().max_events;
@@ -186,7 +233,7 @@ fn without_a_backlog_the_next_one_starts_small_and_small_batches_teach_nothing_a
     for _ in 0..100 {
         let limits = pace.limits();
         let (preparing, transaction) = (Duration::from_millis(1), Duration::from_millis(4));
-        pace.note(&Pass { events: 3, bytes: 900, more: false, limits, preparing, transaction });
+        pace.note(&Pass { events: 3, bytes: 900, more: false, age: Duration::ZERO, limits, preparing, transaction });
     }
     // Four times the first one: of what 100 ms could hold at the cost that the large ones had, it has to grow there again.
     assert!((3_000..=5_000).contains(&pace.limits().max_events), "{:?}", pace.limits());
@@ -199,6 +246,14 @@ fn whatever_is_measured_a_batch_holds_something_and_no_more_than_allowed() {
         let limits = pace.limits();
         assert!((1..=7).contains(&limits.max_events) && limits.max_bytes == 1);
         let transaction = Duration::from_millis(transaction);
-        pace.note(&Pass { events, bytes: events, more: true, limits, preparing: Duration::ZERO, transaction });
+        pace.note(&Pass {
+            events,
+            bytes: events,
+            more: true,
+            age: Duration::ZERO,
+            limits,
+            preparing: Duration::ZERO,
+            transaction,
+        });
     }
 }
