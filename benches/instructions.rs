@@ -20,7 +20,7 @@ use std::sync::Arc;
 use afterimage::decode::{Decoded, events_schema};
 use afterimage::generate::OwnedRecord;
 use afterimage::hold::HoldSet;
-use afterimage::sink::Lines;
+use afterimage::sink::{Lines, Marks};
 use afterimage::sql::{Engine, Input, LookupFrom, LookupSpec, ModelSpec};
 use afterimage::work::Evaluation;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
@@ -146,10 +146,9 @@ fn run(case: &str, runtime: &tokio::runtime::Runtime) {
             let decoded = world::users_decoder().decode(records.iter().map(OwnedRecord::as_raw)).unwrap();
             let rows = runtime.block_on(evaluate(&mut engine, &decoded)).latest;
             assert_eq!(rows.num_rows(), 1_000);
-            let late = vec![false; rows.num_rows()];
             let target = engine.derive_target("enriched_user");
             for round in 0..=ROUNDS {
-                let work = || Lines::encode(&target, &rows, &late).unwrap().len();
+                let work = || Lines::encode(&target, &rows, Marks::default()).unwrap().len();
                 assert!((if round == 0 { work() } else { measured(work) }) > 0);
             }
         }

@@ -12,6 +12,7 @@
 mod direct;
 mod encode;
 pub mod evolve;
+mod experience;
 mod fresh;
 pub mod generations;
 pub mod inspect;
@@ -38,6 +39,7 @@ use arrow::array::RecordBatch;
 
 use self::direct::Direct;
 pub use self::encode::Lines;
+use self::experience::Experience;
 use self::fresh::{Fresh, Guess, NewRows};
 use self::inspect::Inspected;
 use self::merge::Merge;
@@ -46,8 +48,8 @@ use self::positions::{Advance, Found, Owner, Token};
 use self::quarantine::{Quarantined, Settled};
 use self::quoting::binary;
 use self::session::{Connector, Session, StatementError};
-use self::stage::{Filled, Stage};
-pub use self::stage::{RowFault, Staged};
+use self::stage::{Counts, Filled, Stage};
+pub use self::stage::{Marks, RowFault, Staged};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -107,7 +109,9 @@ pub struct Sink {
     key: Vec<String>,
     session: Option<Session>,
     prepared: Option<Arc<Prepared>>,
-    guess: Guess,
+    experience: Arc<Experience>,
+    /// Of the staged rows, see [`experience::keys`].
+    keys: Vec<u64>,
     /// What of the staged rows is going to lose, by what was stored when [`Sink::known`] was asked.
     foreseen: Vec<Superseded>,
     tombstones: tombstones::Sweep,
@@ -123,8 +127,17 @@ struct Prepared {
 
 impl Sink {
     pub fn new(connector: Connector, owner: Owner, key: Vec<String>) -> Self {
-        let (guess, tombstones) = (Guess::default(), tombstones::Sweep::default());
-        Self { connector, owner, key, session: None, prepared: None, guess, foreseen: Vec::new(), tombstones }
+        Self {
+            connector,
+            owner,
+            key,
+            session: None,
+            prepared: None,
+            experience: Arc::default(),
+            keys: Vec::new(),
+            foreseen: Vec::new(),
+            tombstones: tombstones::Sweep::default(),
+        }
     }
 
     pub fn owner(&self) -> &Owner {
@@ -150,11 +163,12 @@ impl Sink {
         self.prepared = Some(Arc::new(Prepared { target, direct, fresh, stage, merge }));
     }
 
-    /// One more for the same owner, with a session of its own.
+    /// One more for the same owner, with a session of its own; both learn from each other.
     #[must_use]
     pub fn another(&self) -> Self {
-        let Self { connector, owner, key, prepared, .. } = self;
-        Self { prepared: prepared.clone(), ..Self::new(connector.clone(), owner.clone(), key.clone()) }
+        let Self { connector, owner, key, prepared, experience, .. } = self;
+        let (prepared, experience) = (prepared.clone(), Arc::clone(experience));
+        Self { prepared, experience, ..Self::new(connector.clone(), owner.clone(), key.clone()) }
     }
 
     /// Writes as the same owner and to the same target as `other` from now on.
@@ -169,12 +183,12 @@ impl Sink {
 
     /// Whether the next batch is tried as one of new rows only, by the last ones; see [`fresh`].
     pub fn expects_new_rows(&self) -> bool {
-        self.guess.is_likely()
+        self.experience.expects_new_rows()
     }
 
     /// Tries the next batch as one of new rows only, whatever the last ones were.
     pub fn expect_new_rows(&mut self) {
-        self.guess = Guess::CERTAIN;
+        self.experience.guess(|guess| *guess = Guess::CERTAIN);
     }
 
     /// The session, opened anew where the last one was given up.
@@ -199,11 +213,13 @@ impl Sink {
     pub async fn stage(&mut self, work: &Work<'_>) -> Result<Staging> {
         debug_assert!(work.advances.iter().all(|advance| advance.sums.balances()), "P4");
         self.foreseen.clear();
+        let likely_new = self.expects_new_rows();
         self.session().await?;
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(Error::new(Kind::Bug, "staging before the target was inspected"));
         };
-        let staging = stage_rows(session, prepared, work, self.guess.is_likely()).await;
+        self.keys = experience::keys(&prepared.target, work.latest);
+        let staging = stage_rows(session, prepared, work, &self.experience.stored(&self.keys), likely_new).await;
         staging.map_err(StatementError::into_error_about_rows)
     }
 
@@ -234,9 +250,12 @@ impl Sink {
         records.extend(quarantine::settlements(&self.owner, &work.settled));
         records.extend(evidence_inserts(&self.owner, evidence, packet / 2));
         let body = Body { work, swap: &swap, records: &records, prepared, waiting, foreseen: &self.foreseen };
-        match transaction(session, &self.owner, &body, &mut self.guess).await {
+        match transaction(session, &self.owner, &body, &self.experience).await {
             Ok(Written::Merged(superseded)) => match session.run("COMMIT").await {
-                Ok(_) => Ok(Outcome::Committed { superseded, out_of_order: evidence.len() }),
+                Ok(_) => {
+                    self.experience.committed(&self.keys, work.latest);
+                    Ok(Outcome::Committed { superseded, out_of_order: evidence.len() })
+                }
                 Err(error) => {
                     // Whatever the answer was, the transaction's fate is read from the positions, on a new connection.
                     session.abandon();
@@ -312,7 +331,12 @@ enum Written {
 }
 
 /// Runs all but COMMIT.
-async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>, guess: &mut Guess) -> Result<Written> {
+async fn transaction(
+    session: &mut Session,
+    owner: &Owner,
+    body: &Body<'_>,
+    experience: &Experience,
+) -> Result<Written> {
     // Only statements that carry the batch's rows may be refused for a row's sake.
     let operator = |error: StatementError| {
         let mut error = error.into_error_about_rows();
@@ -328,7 +352,7 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>, gues
         return Ok(Written::Lost);
     }
     failpoint!("after_swap");
-    let written = write_rows(session, body, guess).await.map_err(StatementError::into_error_about_rows)?;
+    let written = write_rows(session, body, experience).await.map_err(StatementError::into_error_about_rows)?;
     let Written::Merged(superseded) = written else { return Ok(written) };
     failpoint!("after_merge");
     for lost in &superseded {
@@ -345,22 +369,26 @@ async fn transaction(session: &mut Session, owner: &Owner, body: &Body<'_>, gues
 async fn write_rows(
     session: &mut Session,
     Body { work, prepared, waiting, foreseen, .. }: &Body<'_>,
-    guess: &mut Guess,
+    experience: &Experience,
 ) -> std::result::Result<Written, StatementError> {
     let new = match waiting {
         Waiting::Staged(staged) => {
             let merged = prepared.merge.run(session, staged, foreseen).await?;
-            guess.note(merged.all_new);
+            if work.latest.num_rows() > 0 {
+                experience.guess(|guess| guess.note(merged.all_new));
+            }
             return Ok(Written::Merged(merged.superseded));
         }
         Waiting::New(new) => new,
     };
     if prepared.fresh.put(session, new).await? {
-        guess.note(true);
+        experience.guess(|guess| guess.note(true));
         return Ok(Written::Merged(Vec::new()));
     }
-    guess.failed();
-    Ok(match prepared.stage.put(session, &prepared.target, work.latest, &work.late).await? {
+    experience.guess(Guess::failed);
+    // Some of its keys have rows, who knows which.
+    let marks = Marks { late: &work.late, stored: &[] };
+    Ok(match prepared.stage.put(session, &prepared.target, work.latest, marks).await? {
         Filled::Staged(staged) => Written::Merged(prepared.merge.run(session, &staged, foreseen).await?.superseded),
         Filled::Refused(faults) => Written::Refused(faults),
     })
@@ -372,13 +400,14 @@ async fn stage_rows(
     session: &mut Session,
     prepared: &Prepared,
     work: &Work<'_>,
+    stored: &[bool],
     likely_new: bool,
 ) -> std::result::Result<Staging, StatementError> {
     let Prepared { target, direct, fresh, stage, .. } = prepared;
     let (rows, late) = (work.latest, &work.late);
     let staged = |staged| Staging::Ready(Waiting::Staged(staged));
     if rows.num_rows() == 0 {
-        return Ok(staged(Staged::Table { upserts: 0, deletes: 0 }));
+        return Ok(staged(Staged::Table(Counts::default())));
     }
     if let Some(statements) = direct.statements(&session.facts, target, rows, late) {
         return Ok(staged(Staged::Text(Box::new(statements))));
@@ -389,7 +418,7 @@ async fn stage_rows(
     {
         return Ok(new.map_or_else(|fault| Staging::Refused(vec![fault]), |new| Staging::Ready(Waiting::New(new))));
     }
-    Ok(match stage.put(session, target, rows, late).await? {
+    Ok(match stage.put(session, target, rows, Marks { late, stored }).await? {
         Filled::Staged(filled) => staged(filled),
         Filled::Refused(faults) => Staging::Refused(faults),
     })

@@ -13,6 +13,7 @@ use super::merge::{Known, Merged, Superseded, guarded, newer_last, version, vers
 use super::positions::text_ascii;
 use super::quoting::{binary, identifier};
 use super::session::{Answer, Done, ServerFacts, Session, StatementError, int_at};
+use super::stage::Marks;
 use super::tables::{MAX_KEY_BYTES, TOMBSTONES};
 use crate::failpoint::failpoint;
 use crate::position::{Partition, Version};
@@ -116,7 +117,8 @@ impl Direct {
         if rows.num_rows() > MOST_ROWS || !knows_row_alias(facts) {
             return None;
         }
-        let (literals, keys) = (Literals::new(target, rows, late).ok()?, Keys::new(target, rows).ok()?);
+        let (literals, keys) =
+            (Literals::new(target, rows, Marks { late, stored: &[] }).ok()?, Keys::new(target, rows).ok()?);
         let deleted = rows.column_by_name("_deleted")?.as_boolean_opt()?;
         if deleted.true_count() > MOST_DELETES {
             return None;
@@ -187,12 +189,15 @@ impl Statements {
         let mut answers = session.run_several(&statements).await?;
         failpoint!("after_upserts");
         let tombstones = found(&answers.pop().unwrap_or_default().rows);
-        let mut answers = answers.into_iter().map(|Answer { done, .. }| won(done));
-        let mut lost = self.tombstones.is_some() && answers.next().unwrap_or(0) < self.delete_count;
-        lost |= self.upserts.is_some() && answers.next().unwrap_or(0) < self.upsert_count;
+        let mut answers = answers.into_iter().map(|Answer { done, .. }| done);
+        let deleted = self.tombstones.as_ref().and_then(|_| answers.next()).unwrap_or_default();
+        let upserted = self.upserts.as_ref().and_then(|_| answers.next()).unwrap_or_default();
+        let mut lost = won(deleted) < self.delete_count || won(upserted) < self.upsert_count;
         lost |= self.delete_dominated(session, &tombstones).await?;
         let superseded = if lost { self.superseded(session).await? } else { Vec::new() };
-        Ok(Merged { superseded, all_new: false })
+        // A changed row counts twice.
+        let inserted_all = upserted.affected == self.upsert_count && upserted.duplicates == 0;
+        Ok(Merged { superseded, all_new: self.delete_count == 0 && inserted_all && !lost })
     }
 
     /// Deletes every row that a tombstone of its key dominates; whether a change of the batch lost by it.

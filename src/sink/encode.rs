@@ -14,7 +14,7 @@ use arrow::datatypes::{
 use bytes::Bytes;
 
 use super::quoting::identifier;
-use super::stage::RowFault;
+use super::stage::{Marks, RowFault};
 use super::tables::MAX_KEY_BYTES;
 use crate::target::{Holds, Target};
 
@@ -43,13 +43,13 @@ pub struct Rows<'a> {
     key_len: usize,
     deleted: &'a BooleanArray,
     versions: [&'a ArrayRef; 3],
-    late: &'a [bool],
+    marks: Marks<'a>,
     has_row_key: bool,
     len: usize,
 }
 
 impl<'a> Rows<'a> {
-    fn new(target: &'a Target, rows: &'a RecordBatch, late: &'a [bool]) -> Result<Self, RowFault> {
+    fn new(target: &'a Target, rows: &'a RecordBatch, marks: Marks<'a>) -> Result<Self, RowFault> {
         let missing = |name: &str| RowFault {
             row: 0,
             column: Some(name.to_owned()),
@@ -65,22 +65,17 @@ impl<'a> Rows<'a> {
             key_len: target.key_len,
             deleted: by_name("_deleted")?.as_boolean_opt().ok_or_else(|| missing("_deleted"))?,
             versions: [by_name("cdc_ts")?, by_name("cdc_partition")?, by_name("cdc_offset")?],
-            late,
+            marks,
             has_row_key: !key_says_itself(target),
             len: rows.num_rows(),
         })
     }
 
-    /// A staged row: `u` or `d`, its number where what is known of the key is asked for, the encoded key if the stage has it, the row.
+    /// A staged row: its kind, its number where what is known of the key is asked for, the encoded key if the stage has it, the row.
     fn write_staged(&self, out: &mut Vec<u8>, row: usize, form: Form) -> Result<(), RowFault> {
-        out.extend_from_slice(match (self.is_deleted(row), form) {
-            (true, Form::Field) => b"d",
-            (false, Form::Field) => b"u",
-            (true, Form::Literal) => b"'d'",
-            (false, Form::Literal) => b"'u'",
-        });
+        write_quoted(out, self.marks.op(Some(self.deleted), row).code(), form);
         out.push(form.separator());
-        if self.late.get(row).copied().unwrap_or(false) {
+        if self.marks.late.get(row).copied().unwrap_or(false) {
             write_int(out, i64::try_from(row).unwrap_or(i64::MAX));
         } else {
             out.extend_from_slice(form.null());
@@ -186,13 +181,13 @@ pub struct Lines;
 
 impl Lines {
     /// For the stage.
-    pub fn encode(target: &Target, rows: &RecordBatch, late: &[bool]) -> Result<Bytes, RowFault> {
-        Self::of(&Rows::new(target, rows, late)?, Rows::write_staged)
+    pub fn encode(target: &Target, rows: &RecordBatch, marks: Marks<'_>) -> Result<Bytes, RowFault> {
+        Self::of(&Rows::new(target, rows, marks)?, Rows::write_staged)
     }
 
     /// For the target itself.
     pub fn of_target(target: &Target, rows: &RecordBatch) -> Result<Bytes, RowFault> {
-        Self::of(&Rows::new(target, rows, &[])?, Rows::write)
+        Self::of(&Rows::new(target, rows, Marks::default())?, Rows::write)
     }
 
     fn of<'a>(
@@ -212,8 +207,8 @@ impl Lines {
 pub struct Literals<'a>(Rows<'a>);
 
 impl<'a> Literals<'a> {
-    pub fn new(target: &'a Target, rows: &'a RecordBatch, late: &'a [bool]) -> Result<Self, RowFault> {
-        Rows::new(target, rows, late).map(Self)
+    pub fn new(target: &'a Target, rows: &'a RecordBatch, marks: Marks<'a>) -> Result<Self, RowFault> {
+        Rows::new(target, rows, marks).map(Self)
     }
 
     /// Appends a staged row, `(v1,v2,..)`.
@@ -416,7 +411,7 @@ pub struct Keys<'a>(Rows<'a>);
 
 impl<'a> Keys<'a> {
     pub fn new(target: &'a Target, rows: &'a RecordBatch) -> Result<Self, RowFault> {
-        Rows::new(target, rows, &[]).map(Self)
+        Rows::new(target, rows, Marks::default()).map(Self)
     }
 
     /// The key as the tombstones table has it.
@@ -495,9 +490,10 @@ mod tests {
 
     #[test]
     fn a_line_escapes_what_could_end_a_field() {
-        let lines = Lines::encode(&target(), &rows("a\tb\\c\nd", 1_700_000_000_123_000_000, false), &[true]).unwrap();
+        let marks = Marks { late: &[true], stored: &[] };
+        let lines = Lines::encode(&target(), &rows("a\tb\\c\nd", 1_700_000_000_123_000_000, false), marks).unwrap();
         let text = std::str::from_utf8(&lines).unwrap();
-        assert_eq!(text, "u\t0\ta\\tb\\\\c\\nd\ta\\tb\\\\c\\nd\t2023-11-14 22:13:20.123\t7\t1\t3\n");
+        assert_eq!(text, "i\t0\ta\\tb\\\\c\\nd\ta\\tb\\\\c\\nd\t2023-11-14 22:13:20.123\t7\t1\t3\n");
     }
 
     #[test]
@@ -513,13 +509,14 @@ mod tests {
     fn a_literal_cannot_be_left() {
         let (target, rows) = (target(), rows("o'k\\", 0, true));
         let mut sql = Vec::new();
-        Literals::new(&target, &rows, &[false]).unwrap().push_staged(&mut sql, 0).unwrap();
+        Literals::new(&target, &rows, Marks::default()).unwrap().push_staged(&mut sql, 0).unwrap();
         assert_eq!(String::from_utf8(sql).unwrap(), "('d',NULL,'o\\'k\\\\','o\\'k\\\\',NULL,7,1,3)");
     }
 
     #[test]
     fn digits_that_the_column_does_not_keep_are_refused() {
-        let fault = Lines::encode(&target(), &rows("a", 1_700_000_000_123_456_000, false), &[false]).unwrap_err();
+        let rows = rows("a", 1_700_000_000_123_456_000, false);
+        let fault = Lines::encode(&target(), &rows, Marks::default()).unwrap_err();
         assert_eq!(fault.column.as_deref(), Some("at"));
     }
 
@@ -527,7 +524,7 @@ mod tests {
     fn a_key_to_look_for_is_the_one_that_is_written() {
         let key = |target: &Target, rows: &RecordBatch| {
             let mut written = Vec::new();
-            Rows::new(target, rows, &[]).unwrap().write_key(&mut written, 0, Form::Field).unwrap();
+            Rows::new(target, rows, Marks::default()).unwrap().write_key(&mut written, 0, Form::Field).unwrap();
             let keys = Keys::new(target, rows).unwrap();
             (keys.text(0).unwrap(), keys.condition(0).unwrap(), String::from_utf8(written).unwrap())
         };
@@ -556,7 +553,7 @@ mod tests {
             ])
             .unwrap();
             let mut key = Vec::new();
-            Rows::new(&target, &batch, &[]).unwrap().write_key(&mut key, 0, Form::Field).unwrap();
+            Rows::new(&target, &batch, Marks::default()).unwrap().write_key(&mut key, 0, Form::Field).unwrap();
             key
         };
         assert_ne!(join("a\0", "b"), join("a", "\0b"));

@@ -18,7 +18,7 @@ use super::positions::text_ascii;
 use super::quoting::identifier;
 use super::server_error::{Class, refuses_local_infile};
 use super::session::{Done, ServerFacts, Session, StatementError, int_at};
-use super::stage::{RowFault, fields, inserts};
+use super::stage::{Marks, RowFault, fields, inserts};
 use super::tables::TOMBSTONES;
 use crate::failpoint::failpoint;
 use crate::target::Target;
@@ -110,7 +110,7 @@ impl Fresh {
         let encoded = if facts.local_infile {
             Lines::of_target(target, rows).map(Rows::Lines)
         } else {
-            let literals = Literals::new(target, rows, &[]);
+            let literals = Literals::new(target, rows, Marks::default());
             let statements = |literals: Literals<'_>| {
                 let row = |sql: &mut Vec<u8>, row: usize| literals.push_row(sql, row);
                 inserts(&self.insert, rows.num_rows(), facts.max_allowed_packet, row)

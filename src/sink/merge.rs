@@ -1,7 +1,9 @@
 //! The merge: staged rows into target and tombstones by version, in four statements that work on both servers.
 //!
 //! Order: tombstones, guarded upserts, then deletes of whatever a tombstone dominates. The deletes are current reads with locks, so
-//! the result is right even when two sessions work on one key at the same time; no gap locks are needed under READ COMMITTED.
+//! the result is right even when two sessions work on one key at the same time; no gap locks are needed under READ COMMITTED. A row
+//! that was there already outlived every tombstone of its key, and whoever has added one since will look at the row when it is
+//! unlocked: upserts that inserted nothing leave nothing to delete.
 //! Version columns are assigned last and least significant first, because the update list is evaluated left to right on values
 //! already changed. `>=` makes a repetition of the same event a no-op that still wins. A small batch does the same without the stage
 //! ([`super::direct`]).
@@ -13,8 +15,8 @@ use arrow::datatypes::{Int32Type, Int64Type};
 
 use super::encode::key_says_itself;
 use super::quoting::identifier;
-use super::session::{Answer, Session, StatementError, int_at};
-use super::stage::{STAGE, Staged};
+use super::session::{Done, Session, StatementError, int_at};
+use super::stage::{Counts, Op, STAGE, Staged};
 use super::tables::TOMBSTONES;
 use crate::failpoint::failpoint;
 use crate::position::{Partition, Version};
@@ -23,12 +25,18 @@ use crate::target::{Target, VERSION_COLUMNS};
 /// Statements that depend only on the target; built once.
 pub struct Merge {
     tombstones: String,
-    upserts: String,
+    inserts: Upserts,
+    updates: Upserts,
     delete_deleted: String,
-    delete_dominated: String,
     count_overtaken: String,
     stale_by_partition: String,
     known: String,
+}
+
+/// Of one kind of upserts: the statement itself, and the one that deletes what tombstones dominate among its rows.
+struct Upserts {
+    upsert: String,
+    delete_dominated: String,
 }
 
 /// How many staged rows lost against a newer version, per partition of the losing event.
@@ -94,36 +102,44 @@ impl Merge {
             .collect();
         assignments.extend(newer_last(&table, &staged));
         let selected: Vec<String> = names.iter().map(|name| format!("s.{name}")).collect();
-        let upserts = format!(
-            "INSERT INTO {table} ({}, cdc_ts, cdc_partition, cdc_offset) SELECT {}, s.cdc_ts, s.cdc_partition, s.cdc_offset FROM {STAGE} s \
-             WHERE s.`__op` = 'u' ON DUPLICATE KEY UPDATE {}",
-            names.join(", "),
-            selected.join(", "),
-            assignments.join(", "),
-        );
+        let upsert = |op: Op| {
+            format!(
+                "INSERT INTO {table} ({}, cdc_ts, cdc_partition, cdc_offset) SELECT {}, s.cdc_ts, s.cdc_partition, s.cdc_offset FROM {STAGE} s \
+                 WHERE s.`__op` = '{}' ON DUPLICATE KEY UPDATE {}",
+                names.join(", "),
+                selected.join(", "),
+                op.code(),
+                assignments.join(", "),
+            )
+        };
         let mut tombstone = vec![guarded(TOMBSTONES, "deleted", "UTC_TIMESTAMP(6)", &staged)];
         tombstone.extend(newer_last(TOMBSTONES, &staged));
         let tombstones = format!(
             "INSERT INTO {TOMBSTONES} (pipeline, row_key, cdc_ts, cdc_partition, cdc_offset, deleted) SELECT {pipeline}, {row_key}, s.cdc_ts, \
-             s.cdc_partition, s.cdc_offset, UTC_TIMESTAMP(6) FROM {STAGE} s WHERE s.`__op` = 'd' ON DUPLICATE KEY UPDATE {}",
+             s.cdc_partition, s.cdc_offset, UTC_TIMESTAMP(6) FROM {STAGE} s WHERE s.`__op` = '{}' ON DUPLICATE KEY UPDATE {}",
+            Op::Delete.code(),
             tombstone.join(", ")
         );
-        let delete = |op: char| {
+        let delete = |op: Op| {
             format!(
                 "DELETE t FROM {STAGE} s STRAIGHT_JOIN {TOMBSTONES} d ON {on_tombstone} STRAIGHT_JOIN {table} t ON {on_key} \
-                 WHERE s.`__op` = '{op}' AND {} <= {}",
+                 WHERE s.`__op` = '{}' AND {} <= {}",
+                op.code(),
                 version("t"),
                 version("d"),
             )
         };
         let count_overtaken = format!(
-            "SELECT COUNT(*) FROM {STAGE} s STRAIGHT_JOIN {table} t ON {on_key} WHERE s.`__op` = 'd' AND {} > {}",
+            "SELECT COUNT(*) FROM {STAGE} s STRAIGHT_JOIN {table} t ON {on_key} WHERE s.`__op` = '{}' AND {} > {}",
+            Op::Delete.code(),
             version("t"),
             version("s"),
         );
+        let upserts = |op: Op| Upserts { upsert: upsert(op), delete_dominated: delete(op) };
         let stale_by_partition = format!(
-            "SELECT s.cdc_partition, SUM(s.`__op` = 'u'), SUM(s.`__op` = 'd') FROM {STAGE} s LEFT JOIN {table} t ON {on_key} \
+            "SELECT s.cdc_partition, SUM(s.`__op` <> '{deleted}'), SUM(s.`__op` = '{deleted}') FROM {STAGE} s LEFT JOIN {table} t ON {on_key} \
              LEFT JOIN {TOMBSTONES} d ON {on_tombstone} WHERE COALESCE({t} > {s}, 0) OR COALESCE({d} > {s}, 0) GROUP BY s.cdc_partition",
+            deleted = Op::Delete.code(),
             t = version("t"),
             s = version("s"),
             d = version("d"),
@@ -134,9 +150,9 @@ impl Merge {
         );
         Self {
             tombstones,
-            upserts,
-            delete_deleted: delete('d'),
-            delete_dominated: delete('u'),
+            inserts: upserts(Op::Insert),
+            updates: upserts(Op::Update),
+            delete_deleted: delete(Op::Delete),
             count_overtaken,
             stale_by_partition,
             known,
@@ -152,10 +168,8 @@ impl Merge {
         foreseen: &[Superseded],
     ) -> Result<Merged, StatementError> {
         match staged {
-            Staged::Table { upserts: 0, deletes: 0 } => Ok(Merged::default()),
-            Staged::Table { upserts, deletes } => {
-                self.run_on_table(session, [*upserts, *deletes].map(|rows| rows as u64), foreseen).await
-            }
+            Staged::Table(counts) if *counts == Counts::default() => Ok(Merged::default()),
+            Staged::Table(counts) => self.run_on_table(session, *counts, foreseen).await,
             Staged::Text(statements) => statements.run(session).await,
         }
     }
@@ -163,31 +177,42 @@ impl Merge {
     async fn run_on_table(
         &self,
         session: &mut Session,
-        [upserts, deletes]: [u64; 2],
+        counts: Counts,
         foreseen: &[Superseded],
     ) -> Result<Merged, StatementError> {
         // Tallied from what the server reports anyway, so that an orderly batch pays nothing for exact sums.
         let mut lost = Lost::default();
         failpoint!("before_upserts");
-        let written = [(deletes, &self.tombstones, &mut lost.deletes), (upserts, &self.upserts, &mut lost.upserts)];
-        let written: Vec<_> = written.into_iter().filter(|(rows, ..)| *rows > 0).collect();
-        let statements: Vec<&str> = written.iter().map(|(_, sql, _)| sql.as_str()).collect();
+        let kinds = [(counts.inserts, &self.inserts), (counts.updates, &self.updates)];
+        let kinds: Vec<(u64, &Upserts)> = kinds.into_iter().filter(|(rows, _)| *rows > 0).collect();
+        let tombstones = (counts.deletes > 0).then_some(self.tombstones.as_str());
+        let upserts = kinds.iter().map(|(_, kind)| kind.upsert.as_str());
+        let statements: Vec<&str> = tombstones.into_iter().chain(upserts).collect();
         let answers = session.run_several(&statements).await?;
-        for ((rows, _, lost), answer) in written.into_iter().zip(&answers) {
-            *lost += rows.saturating_sub(won(answer.done));
+        let mut answers = answers.iter().map(|answer| answer.done);
+        if tombstones.is_some() {
+            lost.deletes += counts.deletes.saturating_sub(answers.next().map_or(0, won));
+        }
+        let mut inserted_in_all = 0;
+        let mut dominated = Vec::new();
+        for ((rows, kind), done) in kinds.iter().zip(answers) {
+            lost.upserts += rows.saturating_sub(won(done));
+            inserted_in_all += inserted(done);
+            if inserted(done) > 0 {
+                dominated.push(kind.delete_dominated.as_str());
+            }
         }
         failpoint!("after_upserts");
-        if deletes > 0 {
-            let answers = session.run_several(&[&self.delete_deleted, &self.count_overtaken]).await?;
-            let overtaken = answers.last().and_then(|answer| int_at(answer.rows.first()?, 0));
-            lost.deletes += overtaken.and_then(|overtaken| u64::try_from(overtaken).ok()).unwrap_or(0);
-        }
-        if upserts > 0 {
-            lost.upserts += session.run(&self.delete_dominated).await?.affected;
-        }
+        let deleted = [self.delete_deleted.as_str(), &self.count_overtaken];
+        let deleted = if counts.deletes > 0 { &deleted[..] } else { &[] };
+        let answers = session.run_several(&[deleted, &dominated].concat()).await?;
+        let (deleted, dominated) = answers.split_at(deleted.len().min(answers.len()));
+        let overtaken = deleted.last().and_then(|answer| int_at(answer.rows.first()?, 0));
+        lost.deletes += overtaken.and_then(|overtaken| u64::try_from(overtaken).ok()).unwrap_or(0);
+        lost.upserts += dominated.iter().map(|answer| answer.done.affected).sum::<u64>();
         if lost == Lost::default() {
-            let new = |answer: &Answer| answer.done.affected == upserts && answer.done.duplicates == 0;
-            return Ok(Merged { superseded: Vec::new(), all_new: deletes == 0 && answers.last().is_some_and(new) });
+            let all_new = counts.deletes == 0 && inserted_in_all == counts.inserts + counts.updates;
+            return Ok(Merged { superseded: Vec::new(), all_new });
         }
         if lost == Lost::of(foreseen) {
             return Ok(Merged { superseded: foreseen.to_vec(), all_new: false });
@@ -279,6 +304,11 @@ pub(super) fn versions(rows: &RecordBatch) -> Option<Vec<Version>> {
 
 /// Rows that an `INSERT .. SELECT .. ON DUPLICATE KEY UPDATE` inserted or changed: affected = inserted + 2 x changed, and the info
 /// line counts the changed ones as duplicates.
-fn won(done: super::session::Done) -> u64 {
+fn won(done: Done) -> u64 {
     done.affected.saturating_sub(done.duplicates)
+}
+
+/// Of those, the ones that it inserted.
+fn inserted(done: Done) -> u64 {
+    done.affected.saturating_sub(done.duplicates.saturating_mul(2))
 }

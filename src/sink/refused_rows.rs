@@ -6,7 +6,7 @@ use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 
 use super::session::{Session, StatementError};
-use super::stage::{Filled, RowFault};
+use super::stage::{Filled, Marks, RowFault};
 use super::{Prepared, server_error::Class};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -45,9 +45,8 @@ async fn attempt(
     let indices: UInt32Array = part.map(|row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
     let rows = take_record_batch(latest, &indices)
         .map_err(|error| Error::new(Kind::Bug, "cutting a batch failed").source(error))?;
-    let late = vec![false; rows.num_rows()];
     // By way of the stage, whatever the size: what is wrong with a value shows there, with its column.
-    let filled = prepared.stage.put(session, &prepared.target, &rows, &late).await;
+    let filled = prepared.stage.put(session, &prepared.target, &rows, Marks::default()).await;
     let staged = match filled.map_err(StatementError::into_error_about_rows)? {
         Filled::Staged(staged) => staged,
         Filled::Refused(faults) => {

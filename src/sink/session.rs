@@ -268,6 +268,9 @@ impl Session {
     /// Runs statements one after the other in one request, so that they cost one round trip, under one deadline. The first that fails
     /// ends it, and what was done before it stays: only for inside a transaction, or where that is no harm. One answer per statement.
     pub async fn run_several(&mut self, statements: &[&str]) -> Result<Vec<Answer>, StatementError> {
+        if statements.is_empty() {
+            return Ok(Vec::new());
+        }
         let request = statements.join(STATEMENT_END);
         let mut conn = self.take()?;
         let answer = timeout(self.timeout, execute_several(&mut conn, &request, statements.len())).await;

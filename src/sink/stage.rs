@@ -5,7 +5,7 @@
 //! sent, rows stored and the warning count are compared; the strict multi-row INSERT, for servers without `local_infile`, fails by
 //! itself. Nothing here touches the target. Small batches ([`super::direct`]) and those of new rows ([`super::fresh`]) do without.
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use bytes::Bytes;
 
 use super::direct::Statements;
@@ -19,11 +19,61 @@ use crate::target::{Holds, Target};
 /// Name of the temporary table; it belongs to the session, so that one name serves all.
 pub const STAGE: &str = "`afterimage_stage`";
 
+/// What kind of row is staged; each has statements of its own. The codes are those of the stage's column `__op`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    Delete,
+    /// An upsert of a key that isn't known to have a row.
+    Insert,
+    /// An upsert of a key that is likely to have one.
+    Update,
+}
+
+impl Op {
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Delete => "d",
+            Self::Insert => "i",
+            Self::Update => "u",
+        }
+    }
+}
+
+/// How many rows of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub deletes: u64,
+    pub inserts: u64,
+    pub updates: u64,
+}
+
+/// What is known of a batch's rows before they are staged; of rows beyond the ends, nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Marks<'a> {
+    /// What is stored of the key is asked for.
+    pub late: &'a [bool],
+    /// The key is likely to have a row.
+    pub stored: &'a [bool],
+}
+
+impl Marks<'_> {
+    /// Of the batch's column `_deleted`, the kind of one of its rows.
+    pub fn op(&self, deleted: Option<&BooleanArray>, row: usize) -> Op {
+        if deleted.is_some_and(|deleted| deleted.is_valid(row) && deleted.value(row)) {
+            Op::Delete
+        } else if self.stored.get(row).copied().unwrap_or(false) {
+            Op::Update
+        } else {
+            Op::Insert
+        }
+    }
+}
+
 /// A batch that waits for its merge.
 #[derive(Debug)]
 pub enum Staged {
-    /// In the temporary table of the session that staged it: so many upserts and deletes.
-    Table { upserts: usize, deletes: usize },
+    /// In the temporary table of the session that staged it.
+    Table(Counts),
     /// As text; any session can run it.
     Text(Box<Statements>),
 }
@@ -46,8 +96,8 @@ pub struct RowFault {
 impl Stage {
     pub fn new(target: &Target) -> Self {
         let key: Vec<String> = target.keys().iter().map(|column| identifier(&column.name)).collect();
-        // Besides the target's columns: `u` or `d`; the row's number in the batch where what is known of its key is asked for; the
-        // encoded key where the key itself isn't that. Upserts and deletes stand apart, because each has statements of its own.
+        // Besides the target's columns: an [`Op`]; the row's number in the batch where what is known of its key is asked for; the
+        // encoded key where the key itself isn't that. Each kind of row stands by itself, because it has statements of its own.
         let mut extra = vec!["`__op`", "`__late`"];
         let mut ddl = vec!["`__op` CHAR(1) CHARACTER SET ascii NOT NULL".to_owned(), "`__late` INT NULL".to_owned()];
         if key_says_itself(target) {
@@ -77,29 +127,28 @@ impl Stage {
         Self { create, load, insert }
     }
 
-    /// Stages `rows` (see [`crate::work::Evaluation::latest`]) in the temporary table; `late[i]` marks rows whose stored version is asked
-    /// for. A row that the server refuses is named.
+    /// Stages `rows` (see [`crate::work::Evaluation::latest`]) in the temporary table. A row that the server refuses is named.
     pub async fn put(
         &self,
         session: &mut Session,
         target: &Target,
         rows: &RecordBatch,
-        late: &[bool],
+        marks: Marks<'_>,
     ) -> Result<Filled, StatementError> {
         if session.facts.local_infile {
-            let lines = match Lines::encode(target, rows, late) {
+            let lines = match Lines::encode(target, rows, marks) {
                 Ok(lines) => lines,
                 Err(fault) => return Ok(Filled::Refused(vec![fault])),
             };
             self.clear(session).await?;
-            match self.load(session, lines, rows).await {
+            match self.load(session, lines, rows, marks).await {
                 // Taken up again by the other way where the server has just refused this one.
                 Err(error) if refuses_local_infile(error.code) => session.facts.local_infile = false,
                 filled => return filled,
             }
         }
         self.clear(session).await?;
-        self.insert(session, target, rows, late).await
+        self.insert(session, target, rows, marks).await
     }
 
     /// An empty stage. Made anew each time: emptying one by TRUNCATE would need the DROP privilege, and commits.
@@ -108,7 +157,13 @@ impl Stage {
         session.run_several(&[&drop_it, &self.create]).await.map(drop)
     }
 
-    async fn load(&self, session: &mut Session, lines: Bytes, rows: &RecordBatch) -> Result<Filled, StatementError> {
+    async fn load(
+        &self,
+        session: &mut Session,
+        lines: Bytes,
+        rows: &RecordBatch,
+        marks: Marks<'_>,
+    ) -> Result<Filled, StatementError> {
         let done = match session.load(&self.load, lines).await {
             Ok(done) => done,
             // MySQL refuses the whole statement for bad UTF-8 or JSON; the row is found by the caller.
@@ -116,7 +171,7 @@ impl Stage {
             Err(error) => return Err(error),
         };
         if done.warnings == 0 && done.affected == rows.num_rows() as u64 {
-            return Ok(Filled::table(rows));
+            return Ok(Filled::table(rows, marks));
         }
         let warnings = session.rows("SHOW WARNINGS").await?;
         let mut faults: Vec<RowFault> = Vec::new();
@@ -137,9 +192,9 @@ impl Stage {
         session: &mut Session,
         target: &Target,
         rows: &RecordBatch,
-        late: &[bool],
+        marks: Marks<'_>,
     ) -> Result<Filled, StatementError> {
-        let literals = match Literals::new(target, rows, late) {
+        let literals = match Literals::new(target, rows, marks) {
             Ok(literals) => literals,
             Err(fault) => return Ok(Filled::Refused(vec![fault])),
         };
@@ -159,7 +214,7 @@ impl Stage {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Filled::table(rows))
+        Ok(Filled::table(rows, marks))
     }
 }
 
@@ -231,17 +286,18 @@ pub enum Filled {
 }
 
 impl Filled {
-    fn table(rows: &RecordBatch) -> Self {
-        let (upserts, deletes) = count(rows);
-        Self::Staged(Staged::Table { upserts, deletes })
+    fn table(rows: &RecordBatch, marks: Marks<'_>) -> Self {
+        let deleted = rows.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
+        let mut counts = Counts::default();
+        for row in 0..rows.num_rows() {
+            match marks.op(deleted, row) {
+                Op::Delete => counts.deletes += 1,
+                Op::Insert => counts.inserts += 1,
+                Op::Update => counts.updates += 1,
+            }
+        }
+        Self::Staged(Staged::Table(counts))
     }
-}
-
-/// Upserts and deletes in a batch.
-fn count(rows: &RecordBatch) -> (usize, usize) {
-    let deleted = rows.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
-    let deletes = deleted.map_or(0, BooleanArray::true_count);
-    (rows.num_rows() - deletes, deletes)
 }
 
 impl RowFault {

@@ -1,0 +1,129 @@
+//! What the last batches were like, shared by all writers of a pipeline. What is saved by a guess made from it is saved only where the
+//! server's own counts say that it came true: a wrong one costs time and nothing else.
+//!
+//! In: keys of batches, and what became of them. Out: whether the next batch is likely to be all new ([`Guess`]), and which keys are
+//! likely to have a row: what is changed once is likely to be changed again.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use arrow::array::{AsArray, RecordBatch};
+use datafusion::common::hash_utils::{RandomState, create_hashes};
+
+use super::fresh::Guess;
+use super::stage::{Marks, Op};
+use crate::target::Target;
+
+/// Keys remembered at most; 1 MiB.
+const SLOTS: usize = 1 << 18;
+
+/// See the module page.
+#[derive(Default)]
+pub struct Experience(Mutex<Lately>);
+
+#[derive(Default)]
+struct Lately {
+    guess: Guess,
+    recent: RecentKeys,
+}
+
+impl Experience {
+    fn lately(&self) -> MutexGuard<'_, Lately> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn expects_new_rows(&self) -> bool {
+        self.lately().guess.is_likely()
+    }
+
+    /// Learns, or is told, how good a guess new rows are.
+    pub fn guess(&self, learn: impl FnOnce(&mut Guess)) {
+        learn(&mut self.lately().guess);
+    }
+
+    /// Per key, whether it is likely to have a row.
+    pub fn stored(&self, keys: &[u64]) -> Vec<bool> {
+        let lately = self.lately();
+        keys.iter().map(|key| lately.recent.contains(*key)).collect()
+    }
+
+    /// Learns from a batch's rows.
+    pub fn committed(&self, keys: &[u64], rows: &RecordBatch) {
+        let deleted = rows.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
+        let mut lately = self.lately();
+        for (row, key) in keys.iter().enumerate() {
+            match Marks::default().op(deleted, row) {
+                Op::Delete => lately.recent.remove(*key),
+                Op::Insert | Op::Update => lately.recent.add(*key),
+            }
+        }
+    }
+}
+
+/// Keys written last, by part of their hashes, in a table of fixed size: a newer key takes an older one's place.
+#[derive(Default)]
+struct RecentKeys {
+    /// Never 0 for a key; 0 where there is none. Empty until the first key is added.
+    slots: Vec<u32>,
+}
+
+impl RecentKeys {
+    fn contains(&self, key: u64) -> bool {
+        let (slot, tag) = place(key);
+        self.slots.get(slot) == Some(&tag)
+    }
+
+    fn add(&mut self, key: u64) {
+        if self.slots.is_empty() {
+            self.slots = vec![0; SLOTS];
+        }
+        let (slot, tag) = place(key);
+        if let Some(there) = self.slots.get_mut(slot) {
+            *there = tag;
+        }
+    }
+
+    fn remove(&mut self, key: u64) {
+        let (slot, tag) = place(key);
+        if let Some(there) = self.slots.get_mut(slot).filter(|there| **there == tag) {
+            *there = 0;
+        }
+    }
+}
+
+/// Lower and upper bits, so that neither says anything about the other.
+fn place(key: u64) -> (usize, u32) {
+    (key as usize % SLOTS, (key >> 32) as u32 | 1)
+}
+
+/// A number for each row's key; none at all where the batch isn't as the target wants it, which staging it will say.
+pub fn keys(target: &Target, rows: &RecordBatch) -> Vec<u64> {
+    let columns = target.keys().iter().map(|column| rows.column_by_name(&column.name).cloned());
+    let Some(columns) = columns.collect::<Option<Vec<_>>>() else { return Vec::new() };
+    let mut keys = vec![0; rows.num_rows()];
+    match create_hashes(&columns, &RandomState::default(), &mut keys) {
+        Ok(_) => keys,
+        Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_remembered_until_it_is_removed_or_another_takes_its_place() {
+        let mut recent = RecentKeys::default();
+        let (key, same_slot, same_tag) = (5 << 32 | 7, 9 << 32 | 7, 5 << 32 | 8);
+        assert!(!recent.contains(key));
+        recent.remove(key);
+        recent.add(key);
+        assert!(recent.contains(key) && !recent.contains(same_slot) && !recent.contains(same_tag));
+        recent.remove(same_slot);
+        assert!(recent.contains(key));
+        recent.remove(key);
+        assert!(!recent.contains(key));
+        recent.add(key);
+        recent.add(same_slot);
+        assert!(!recent.contains(key) && recent.contains(same_slot));
+    }
+}
