@@ -246,7 +246,7 @@ pub(super) static BATCH: Section = Section {
         key(
             "max_bytes",
             Kind::Size { min: "1KiB", max: "1GiB" },
-            Absent::Default("8MiB"),
+            Absent::Default("7MiB"),
             "Bytes of keys, values and headers in a batch, at most; one larger record is a batch of its own.",
         ),
         key(

@@ -69,7 +69,7 @@ fn the_shipped_example_is_read_as_it_says() {
     assert_eq!((config.mysql.user.as_str(), config.mysql.password.expose()), ("app", "hunter2@/"));
     let users = &config.pipelines["users"];
     assert_eq!(users.queries, path.with_file_name("queries/users"));
-    assert_eq!(users.batch, Batch { max_events: 32768, max_bytes: 8 << 20, max_wait: Duration::from_millis(5) });
+    assert_eq!(users.batch, Batch { max_events: 32768, max_bytes: 7 << 20, max_wait: Duration::from_millis(5) });
     let from = LookupFrom::File(path.with_file_name("queries/users/lookups/countries.csv"));
     assert_eq!(users.lookups["countries"], Lookup { from, key: vec!["code".to_owned()] });
 }

@@ -113,9 +113,7 @@ impl Fresh {
             let literals = Literals::new(target, rows, Marks::default());
             let statements = |literals: Literals<'_>| {
                 let row = |sql: &mut Vec<u8>, row: usize| literals.push_row(sql, row);
-                inserts(&self.insert, rows.num_rows(), facts.max_allowed_packet, row)
-                    .map(|made| made.map(|(_, sql)| sql))
-                    .collect()
+                inserts(&self.insert, rows.num_rows(), facts, row).map(|made| made.map(|(_, sql)| sql)).collect()
             };
             literals.and_then(statements).map(Rows::Statements)
         };

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::direct::Statements;
 use super::encode::{Lines, Literals, key_says_itself};
 use super::quoting::identifier;
-use super::session::{Session, StatementError};
+use super::session::{ServerFacts, Session, StatementError};
 use super::tables::MAX_KEY_BYTES;
 use crate::sink::server_error::{Class, refuses_local_infile};
 use crate::target::{Holds, Target};
@@ -198,8 +198,9 @@ impl Stage {
             Ok(literals) => literals,
             Err(fault) => return Ok(Filled::Refused(vec![fault])),
         };
+        let facts = session.facts.clone();
         let staged = |sql: &mut Vec<u8>, row: usize| literals.push_staged(sql, row);
-        for statement in inserts(&self.insert, rows.num_rows(), session.facts.max_allowed_packet, staged) {
+        for statement in inserts(&self.insert, rows.num_rows(), &facts, staged) {
             let (first, sql) = match statement {
                 Ok(statement) => statement,
                 Err(fault) => return Ok(Filled::Refused(vec![fault])),
@@ -254,16 +255,18 @@ pub(super) fn load(table: &str, (fields, sets): &(Vec<String>, Vec<String>)) -> 
 pub(super) fn inserts(
     head: &str,
     rows: usize,
-    max_allowed_packet: usize,
+    facts: &ServerFacts,
     push: impl Fn(&mut Vec<u8>, usize) -> Result<(), RowFault>,
 ) -> impl Iterator<Item = Result<(usize, String), RowFault>> {
-    const ROWS_PER_STATEMENT: usize = 2000;
-    let byte_limit = (max_allowed_packet / 2).min(1 << 20);
+    // Ten columns on one core: MySQL takes a fifth more time for a row of 2,000 than for one of 400 to 1,000, MariaDB a tenth more for
+    // one of 1,000 than for one of 5,000.
+    let rows_per_statement = if facts.mariadb { 5000 } else { 800 };
+    let byte_limit = (facts.max_allowed_packet / 2).min(1 << 20);
     let mut next = 0;
     std::iter::from_fn(move || {
         let first = next;
         let mut sql = head.as_bytes().to_vec();
-        while next < rows && next - first < ROWS_PER_STATEMENT && (next == first || sql.len() < byte_limit) {
+        while next < rows && next - first < rows_per_statement && (next == first || sql.len() < byte_limit) {
             if next > first {
                 sql.push(b',');
             }
