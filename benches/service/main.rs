@@ -55,12 +55,17 @@ pub struct Wish {
     rows: Vec<String>,
 }
 
+/// A variable of the environment; make hands on those that nobody set as empty ones.
+pub fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 impl Wish {
     fn read() -> Self {
-        let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<f64>().ok());
+        let number = |name: &str| setting(name).and_then(|text| text.parse::<f64>().ok());
         let full = number("FULL") == Some(1.0);
         let all = || ROWS.iter().map(|row| (*row).to_owned()).chain(full.then(|| "stored".to_owned())).collect();
-        let only = std::env::var("ONLY").ok().filter(|only| !only.is_empty());
+        let only = setting("ONLY");
         let rows: Vec<String> = only.map_or_else(all, |only| only.split(',').map(str::to_owned).collect());
         for row in &rows {
             assert!(ROWS.contains(&row.as_str()) || row == "stored", "no row {row}: there are {ROWS:?} and stored");
@@ -77,7 +82,7 @@ impl Wish {
     fn is_whole(&self) -> bool {
         ROWS.iter().all(|row| self.wants(row))
             && self.scale >= 1.0
-            && ["SERVERS", "CLIFFS", "SETTINGS"].iter().all(|name| std::env::var_os(name).is_none())
+            && ["SERVERS", "CLIFFS", "SETTINGS"].iter().all(|name| setting(name).is_none())
     }
 
     /// `events` at full size.
@@ -137,7 +142,7 @@ pub const SERVER_OPTIONS: [&str; 3] =
     ["--innodb-buffer-pool-size=2G", "--innodb-flush-log-at-trx-commit=1", "--skip-log-bin"];
 
 async fn start_servers() -> Vec<(String, PrivateServer)> {
-    let wanted = std::env::var("SERVERS").unwrap_or_else(|_| "mysql,mariadb".to_owned());
+    let wanted = setting("SERVERS").unwrap_or_else(|| "mysql,mariadb".to_owned());
     let mut started = Vec::new();
     for (word, name, flavour, log) in [
         ("mysql", "MySQL", Flavour::MySql, "--innodb-redo-log-capacity=2G"),
@@ -145,11 +150,7 @@ async fn start_servers() -> Vec<(String, PrivateServer)> {
     ] {
         if wanted.split(',').any(|wanted| wanted == word) {
             let home = servers::scratch(word);
-            // A MariaDB server that starts removes the temporary tables of all others that share its directory for them.
-            let temporary = home.path().join("tmp");
-            std::fs::create_dir(&temporary).unwrap();
-            let temporary = format!("--tmpdir={}", temporary.display());
-            let options: Vec<&str> = SERVER_OPTIONS.into_iter().chain([log, temporary.as_str()]).collect();
+            let options: Vec<&str> = SERVER_OPTIONS.into_iter().chain([log]).collect();
             started.push((name.to_owned(), servers::start_private_in(flavour, home, &options).await));
         }
     }

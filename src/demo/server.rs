@@ -308,11 +308,16 @@ impl PrivateServer {
 
     async fn launch(&mut self, with_accounts: bool) -> Result<()> {
         let home = self.home.path();
+        // Of its own: a MariaDB server that starts removes the temporary tables of all others that share its directory for them.
+        let temporary = home.join("tmp");
+        std::fs::create_dir_all(&temporary)
+            .map_err(|error| trouble(format!("cannot write into {}", home.display())).source(error))?;
         let mut words = self.program.serve.clone();
         words.extend([
             option("--datadir", &home.join("data")),
             option("--socket", &home.join("socket")),
             option("--pid-file", &home.join("pid")),
+            option("--tmpdir", &temporary),
             format!("--port={}", self.port).into(),
         ]);
         words.extend(
