@@ -17,7 +17,7 @@ const FIRST_EVENTS: usize = 1_000;
 const SHORTEST: Duration = Duration::from_millis(100);
 /// ... and no longer than this.
 const LONGEST: Duration = Duration::from_secs(1);
-/// Which part of the time that the backlog has lasted a batch may take.
+/// Which part of the time that the backlog has lasted, or its records have waited, a batch may take.
 const PART: u32 = 3;
 /// By how much a batch may be larger than the one before it: what is measured at one size says little about a much larger one.
 const GROWTH: usize = 4;

@@ -195,7 +195,7 @@ impl Statements {
         let mut lost = won(deleted) < self.delete_count || won(upserted) < self.upsert_count;
         lost |= self.delete_dominated(session, &tombstones).await?;
         let superseded = if lost { self.superseded(session).await? } else { Vec::new() };
-        // A changed row counts twice.
+        // A changed row counts twice in `affected`, and of several in `duplicates`.
         let inserted_all = upserted.affected == self.upsert_count && upserted.duplicates == 0;
         Ok(Merged { superseded, all_new: self.delete_count == 0 && inserted_all && !lost })
     }

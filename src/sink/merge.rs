@@ -1,4 +1,4 @@
-//! The merge: staged rows into target and tombstones by version, in four statements that work on both servers.
+//! The merge: staged rows into target and tombstones by version, in a few statements that work on both servers.
 //!
 //! Order: tombstones, guarded upserts, then deletes of whatever a tombstone dominates. The deletes are current reads with locks, so
 //! the result is right even when two sessions work on one key at the same time; no gap locks are needed under READ COMMITTED. A row
