@@ -24,6 +24,13 @@ pub struct Chunk {
     pub from: i64,
     /// Position after the last record: what the stored offset becomes.
     pub to: i64,
+    /// Only the first may be empty, and then it is the only one.
+    segments: Vec<Segment>,
+}
+
+/// Some of a chunk's records, where they were read into.
+#[derive(Debug, Clone, Default)]
+struct Segment {
     bytes: Vec<u8>,
     slots: Vec<Slot>,
 }
@@ -56,6 +63,11 @@ pub struct RawRecord<'a> {
 }
 
 impl RawRecord<'_> {
+    /// Bytes that a chunk holds of it, without bookkeeping.
+    pub fn byte_len(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + self.headers.len()
+    }
+
     pub fn position(&self) -> Position {
         Position { partition: self.partition, offset: self.offset }
     }
@@ -64,13 +76,105 @@ impl RawRecord<'_> {
 impl Chunk {
     /// An empty chunk of `partition` whose stored position stands at `from`.
     pub fn new(partition: Partition, from: i64) -> Self {
-        Self { partition, from, to: from, bytes: Vec::new(), slots: Vec::new() }
+        Self { partition, from, to: from, segments: Vec::new() }
+    }
+
+    /// The same, with room for so many bytes in so many records.
+    pub fn with_capacity(partition: Partition, from: i64, bytes: usize, records: usize) -> Self {
+        let segment = Segment { bytes: Vec::with_capacity(bytes), slots: Vec::with_capacity(records) };
+        Self { segments: vec![segment], ..Self::new(partition, from) }
     }
 
     /// Appends a copy of `record`; its offset must not be below [`Chunk::to`]. Lengths are those of Kafka, below 2 GiB.
     pub fn push(&mut self, record: RawRecord<'_>) {
         debug_assert_eq!(record.partition, self.partition);
         debug_assert!(record.offset >= self.to, "offsets rise within a chunk");
+        if self.segments.is_empty() {
+            self.segments.push(Segment::default());
+        }
+        if let Some(last) = self.segments.last_mut() {
+            last.push(record);
+        }
+        self.to = record.offset + 1;
+    }
+
+    pub fn len(&self) -> usize {
+        self.segments.iter().map(|segment| segment.slots.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.segments.iter().all(|segment| segment.slots.is_empty())
+    }
+
+    /// Bytes held: payloads, keys and headers, without bookkeeping.
+    pub fn byte_len(&self) -> usize {
+        self.segments.iter().map(|segment| segment.bytes.len()).sum()
+    }
+
+    pub fn range(&self) -> OffsetRange {
+        OffsetRange { partition: self.partition, from: self.from, to: self.to }
+    }
+
+    pub fn records(&self) -> impl Iterator<Item = RawRecord<'_>> {
+        self.segments.iter().flat_map(|segment| segment.slots.iter().map(|slot| segment.record(slot, self.partition)))
+    }
+
+    /// The record at `offset`, if this chunk holds it.
+    pub fn at(&self, offset: i64) -> Option<RawRecord<'_>> {
+        let ends_before = |segment: &Segment| segment.slots.last().is_some_and(|last| last.offset < offset);
+        let segment = self.segments.get(self.segments.partition_point(ends_before))?;
+        let index = segment.slots.binary_search_by_key(&offset, |slot| slot.offset).ok()?;
+        segment.slots.get(index).map(|slot| segment.record(slot, self.partition))
+    }
+
+    /// The Kafka timestamp of the last record, see [`RawRecord::timestamp_ms`].
+    fn last_timestamp_ms(&self) -> Option<u64> {
+        let last = self.segments.last()?.slots.last()?;
+        u64::try_from(last.timestamp_ms).ok()
+    }
+
+    /// How many of the first records are within the limits.
+    pub fn fitting(&self, max_events: usize, max_bytes: usize) -> usize {
+        let (mut events, mut bytes) = (0, 0);
+        for segment in &self.segments {
+            let within = segment.fitting(max_bytes.saturating_sub(bytes));
+            events += within;
+            bytes += segment.bytes.len();
+            if within < segment.slots.len() || events >= max_events {
+                break;
+            }
+        }
+        events.min(max_events)
+    }
+
+    /// Cuts the first `count` records off into a chunk of their own; `self` keeps the rest and starts where it ends.
+    pub fn split_front(&mut self, count: usize) -> Chunk {
+        if count >= self.len() {
+            let rest = Chunk::new(self.partition, self.to);
+            return std::mem::replace(self, rest);
+        }
+        let mut front = Chunk::new(self.partition, self.from);
+        let mut wanted = count;
+        while let Some(first) = self.segments.first_mut().filter(|_| wanted > 0) {
+            let part = if wanted < first.slots.len() { first.split_front(wanted) } else { self.segments.remove(0) };
+            wanted -= part.slots.len();
+            front.to = part.slots.last().map_or(front.to, |last| last.offset + 1);
+            front.segments.push(part);
+        }
+        self.from = front.to;
+        front
+    }
+
+    /// Appends the records of `next`, which begins where `self` ends.
+    pub fn append(&mut self, next: Chunk) {
+        debug_assert_eq!((next.partition, next.from), (self.partition, self.to));
+        self.segments.extend(next.segments);
+        self.to = self.to.max(next.to);
+    }
+}
+
+impl Segment {
+    fn push(&mut self, record: RawRecord<'_>) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(record.key.unwrap_or_default());
         self.bytes.extend_from_slice(record.value.unwrap_or_default());
@@ -84,69 +188,28 @@ impl Chunk {
             value: length(record.value),
             headers: record.headers.len() as u32,
         });
-        self.to = record.offset + 1;
     }
 
-    pub fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
-
-    /// Bytes held: payloads, keys and headers, without bookkeeping.
-    pub fn byte_len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub fn range(&self) -> OffsetRange {
-        OffsetRange { partition: self.partition, from: self.from, to: self.to }
-    }
-
-    pub fn records(&self) -> impl ExactSizeIterator<Item = RawRecord<'_>> {
-        self.slots.iter().map(|slot| self.record(slot))
-    }
-
-    /// The record at `offset`, if this chunk holds it.
-    pub fn at(&self, offset: i64) -> Option<RawRecord<'_>> {
-        let index = self.slots.binary_search_by_key(&offset, |slot| slot.offset).ok()?;
-        self.slots.get(index).map(|slot| self.record(slot))
-    }
-
-    /// How many of the first records are within the limits.
-    pub fn fitting(&self, max_events: usize, max_bytes: usize) -> usize {
+    /// How many of the first records are within so many bytes.
+    fn fitting(&self, max_bytes: usize) -> usize {
         // A record ends where the next one starts.
         let ends = self.slots.get(1..).unwrap_or_default();
         let within = ends.partition_point(|next| next.start <= max_bytes);
         let all = within == ends.len() && !self.slots.is_empty() && self.bytes.len() <= max_bytes;
-        (within + usize::from(all)).min(max_events)
+        within + usize::from(all)
     }
 
-    /// Cuts the first `count` records off into a chunk of their own; `self` keeps the rest and starts where it ends.
-    pub fn split_front(&mut self, count: usize) -> Chunk {
-        let Some(cut) = self.slots.get(count).map(|slot| slot.start) else {
-            let rest = Chunk::new(self.partition, self.to);
-            return std::mem::replace(self, rest);
-        };
+    /// Cuts the first `count` records off, which are not all of them.
+    fn split_front(&mut self, count: usize) -> Segment {
+        let cut = self.slots.get(count).map_or(self.bytes.len(), |slot| slot.start);
         // The front's memory is exact; the rest keeps its own, as more will be appended to it.
         let bytes = self.bytes.drain(..cut).as_slice().to_vec();
         let slots = self.slots.drain(..count).as_slice().to_vec();
         self.slots.iter_mut().for_each(|slot| slot.start -= cut);
-        let to = slots.last().map_or(self.from, |last| last.offset + 1);
-        Chunk { partition: self.partition, from: std::mem::replace(&mut self.from, to), to, bytes, slots }
+        Segment { bytes, slots }
     }
 
-    /// Appends a copy of the records of `next`, which begins where `self` ends.
-    pub fn append(&mut self, next: &Chunk) {
-        debug_assert_eq!((next.partition, next.from), (self.partition, self.to));
-        let shift = self.bytes.len();
-        self.bytes.extend_from_slice(&next.bytes);
-        self.slots.extend(next.slots.iter().map(|slot| Slot { start: slot.start + shift, ..*slot }));
-        self.to = self.to.max(next.to);
-    }
-
-    fn record<'a>(&'a self, slot: &Slot) -> RawRecord<'a> {
+    fn record<'a>(&'a self, slot: &Slot, partition: Partition) -> RawRecord<'a> {
         let part = |start: usize, length: u32| match length {
             ABSENT => (None, start),
             length => {
@@ -158,7 +221,7 @@ impl Chunk {
         let (value, end) = part(end, slot.value);
         let (headers, _) = part(end, slot.headers);
         RawRecord {
-            partition: self.partition,
+            partition,
             offset: slot.offset,
             timestamp_ms: (slot.timestamp_ms >= 0).then_some(slot.timestamp_ms),
             key,
@@ -183,8 +246,12 @@ impl RawBatch {
 
     /// How old the youngest record was at `now`, by Kafka's timestamps; zero where none has one.
     pub fn age(&self, now: SystemTime) -> Duration {
-        let last = |chunk: &Chunk| chunk.slots.last().and_then(|slot| u64::try_from(slot.timestamp_ms).ok());
-        let youngest = self.chunks.iter().filter_map(last).max().map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
+        let youngest = self
+            .chunks
+            .iter()
+            .filter_map(Chunk::last_timestamp_ms)
+            .max()
+            .map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
         // A producer's clock may be ahead of ours.
         youngest.and_then(|youngest| now.duration_since(youngest).ok()).unwrap_or_default()
     }
@@ -270,6 +337,7 @@ mod tests {
             records in proptest::collection::vec((0i64..3, 0usize..4, 0usize..4, 0usize..3), 0..30),
             beyond in 0i64..3,
             cut in 0usize..35,
+            cut_again in 0usize..35,
             max_events in 0usize..35,
             max_bytes in 0usize..120,
         ) {
@@ -288,19 +356,29 @@ mod tests {
             chunk.to += beyond;
             let mut bytes = 0;
             let fits = chunk.records().take(max_events).take_while(|record| {
-                bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + record.headers.len();
+                bytes += record.byte_len();
                 bytes <= max_bytes
             });
-            prop_assert_eq!(chunk.fitting(max_events, max_bytes), fits.count());
+            let fits = fits.count();
+            prop_assert_eq!(chunk.fitting(max_events, max_bytes), fits);
             let before: Vec<String> = chunk.records().map(whole).collect();
             let (from, to) = (chunk.from, chunk.to);
             let mut front = chunk.split_front(cut);
             prop_assert_eq!((front.from, front.len(), front.to), (from, cut.min(before.len()), chunk.from));
             prop_assert_eq!(chunk.to, to);
             prop_assert!(front.records().all(|record| record.offset < front.to));
-            front.append(&chunk);
-            prop_assert_eq!(front.records().map(whole).collect::<Vec<_>>(), before);
-            prop_assert_eq!((front.from, front.to, front.byte_len()), (from, to, front.bytes.len()));
+            front.append(chunk);
+            prop_assert_eq!(front.records().map(whole).collect::<Vec<_>>(), before.clone());
+            prop_assert_eq!((front.from, front.to, front.len()), (from, to, before.len()));
+            for offset in from..=to {
+                let found = front.at(offset).map(whole);
+                prop_assert_eq!(found, front.records().find(|record| record.offset == offset).map(whole));
+            }
+            // Of several segments, whatever one of them would say.
+            prop_assert_eq!(front.fitting(max_events, max_bytes), fits);
+            let again = front.split_front(cut_again);
+            prop_assert_eq!((again.from, again.len(), again.to), (from, cut_again.min(before.len()), front.from));
+            prop_assert_eq!(again.records().chain(front.records()).map(whole).collect::<Vec<_>>(), before);
         }
     }
 }

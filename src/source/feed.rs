@@ -66,13 +66,18 @@ impl Feed {
 
     /// Appends a record, which the caller knows to be at `next` or after it.
     pub(super) fn push(&mut self, record: RawRecord<'_>, next: i64) {
-        let full = |chunk: &Chunk| chunk.len() >= SEGMENT_EVENTS || chunk.byte_len() >= SEGMENT_BYTES;
+        let full = |chunk: &Chunk| {
+            chunk.len() >= SEGMENT_EVENTS || chunk.byte_len() + record.byte_len() > SEGMENT_BYTES && !chunk.is_empty()
+        };
         let mut chunk = match self.segments.pop_back() {
             Some(last) if !full(&last) => last,
-            last => {
-                self.segments.extend(last);
-                Chunk::new(record.partition, next)
+            Some(last) => {
+                // One that was filled is followed by another of its kind.
+                let records = last.len() + last.len() / 8;
+                self.segments.push_back(last);
+                Chunk::with_capacity(record.partition, next, SEGMENT_BYTES, records)
             }
+            None => Chunk::new(record.partition, next),
         };
         let before = chunk.byte_len();
         chunk.push(record);
@@ -136,7 +141,7 @@ impl Feed {
             }
             match &mut taken {
                 None => taken = Some(part),
-                Some(chunk) => chunk.append(&part),
+                Some(chunk) => chunk.append(part),
             }
             if !whole {
                 break;
