@@ -308,9 +308,10 @@ async fn without_infile(bench: &mut Bench) {
     }
 }
 
-/// A service that is stopped in the middle of a backlog and started again: its first second beside its steady state.
+/// A service that is stopped in the middle of a backlog and started again: its first second beside its steady state, which has to be long:
+/// what is read and prepared in the first second is committed after it, and at the end nothing is read any more.
 async fn resume(bench: &mut Bench) {
-    let load = Load::users("catching up", Events::Creates, bench.wish.events(500_000));
+    let load = Load::users("catching up", Events::Creates, bench.wish.events(2_000_000));
     let backlog = Backlog::new(&bench.broker, load).await;
     let topic = backlog.topic.clone().unwrap();
     for index in 0..bench.servers.len() {
