@@ -15,6 +15,7 @@ pub mod evolve;
 mod experience;
 mod fresh;
 pub mod generations;
+mod insert;
 pub mod inspect;
 pub mod lookup;
 mod merge;
@@ -32,6 +33,7 @@ pub mod stored;
 pub mod summary;
 pub mod tables;
 mod tombstones;
+mod updates;
 
 use std::sync::Arc;
 
@@ -50,6 +52,7 @@ use self::quoting::binary;
 use self::session::{Connector, Session, StatementError};
 use self::stage::{Counts, Filled, Stage};
 pub use self::stage::{Marks, RowFault, Staged};
+use self::updates::{Picked, Updates};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -89,7 +92,8 @@ pub enum Outcome {
 /// A batch that waits for its transaction.
 #[derive(Debug)]
 pub enum Waiting {
-    Staged(Staged),
+    /// With the numbers of the rows that aren't staged: on this side still, because they are expected to find a row of their key.
+    Staged(Staged, Vec<usize>),
     /// Expected to be all new: on this side still.
     New(NewRows),
 }
@@ -115,12 +119,14 @@ pub struct Sink {
     /// What of the staged rows is going to lose, by what was stored when [`Sink::known`] was asked.
     foreseen: Vec<Superseded>,
     tombstones: tombstones::Sweep,
+    most_text_rows: usize,
 }
 
 struct Prepared {
     target: Target,
     direct: Direct,
     fresh: Fresh,
+    updates: Updates,
     stage: Stage,
     merge: Merge,
 }
@@ -137,7 +143,13 @@ impl Sink {
             keys: Vec::new(),
             foreseen: Vec::new(),
             tombstones: tombstones::Sweep::default(),
+            most_text_rows: direct::MOST_ROWS,
         }
+    }
+
+    /// Batches of more than `rows` rows don't travel as text.
+    pub fn limit_text(&mut self, rows: usize) {
+        self.most_text_rows = rows;
     }
 
     pub fn owner(&self) -> &Owner {
@@ -159,16 +171,16 @@ impl Sink {
     pub fn use_target(&mut self, target: Target) {
         let pipeline = &self.owner.pipeline;
         let (direct, fresh) = (Direct::new(&target, pipeline), Fresh::new(&target, pipeline));
-        let (stage, merge) = (Stage::new(&target), Merge::new(&target, pipeline));
-        self.prepared = Some(Arc::new(Prepared { target, direct, fresh, stage, merge }));
+        let (updates, stage, merge) = (Updates::new(&target), Stage::new(&target), Merge::new(&target, pipeline));
+        self.prepared = Some(Arc::new(Prepared { target, direct, fresh, updates, stage, merge }));
     }
 
     /// One more for the same owner, with a session of its own; both learn from each other.
     #[must_use]
     pub fn another(&self) -> Self {
-        let Self { connector, owner, key, prepared, experience, .. } = self;
-        let (prepared, experience) = (prepared.clone(), Arc::clone(experience));
-        Self { prepared, experience, ..Self::new(connector.clone(), owner.clone(), key.clone()) }
+        let Self { connector, owner, key, prepared, experience, most_text_rows, .. } = self;
+        let (prepared, experience, most_text_rows) = (prepared.clone(), Arc::clone(experience), *most_text_rows);
+        Self { prepared, experience, most_text_rows, ..Self::new(connector.clone(), owner.clone(), key.clone()) }
     }
 
     /// Writes as the same owner and to the same target as `other` from now on.
@@ -189,6 +201,11 @@ impl Sink {
     /// Tries the next batch as one of new rows only, whatever the last ones were.
     pub fn expect_new_rows(&mut self) {
         self.experience.guess(|guess| *guess = Guess::CERTAIN);
+    }
+
+    /// Takes keys of the next batch that were written lately to have rows, whatever came of it in the last ones; see [`updates`].
+    pub fn rely_on_stored_rows(&mut self) {
+        self.experience.rely_on_stored();
     }
 
     /// The session, opened anew where the last one was given up.
@@ -213,20 +230,24 @@ impl Sink {
     pub async fn stage(&mut self, work: &Work<'_>) -> Result<Staging> {
         debug_assert!(work.advances.iter().all(|advance| advance.sums.balances()), "P4");
         self.foreseen.clear();
-        let likely_new = self.expects_new_rows();
         self.session().await?;
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(Error::new(Kind::Bug, "staging before the target was inspected"));
         };
         self.keys = experience::keys(&prepared.target, work.latest);
-        let staging = stage_rows(session, prepared, work, &self.experience.stored(&self.keys), likely_new).await;
+        let expected = Expected {
+            all_new: self.experience.expects_new_rows(),
+            stored: self.experience.stored(&self.keys),
+            reliable: self.experience.relies_on_stored(),
+        };
+        let staging = stage_rows(session, prepared, work, &expected, self.most_text_rows).await;
         staging.map_err(StatementError::into_error_about_rows)
     }
 
     /// What is stored of the keys of late rows of `work`, which this session has just staged.
     pub async fn known(&mut self, work: &Work<'_>, waiting: &Waiting) -> Result<Known> {
         // New rows are never late.
-        let (true, Waiting::Staged(staged)) = (work.late.contains(&true), waiting) else { return Ok(Known::new()) };
+        let (true, Waiting::Staged(staged, _)) = (work.late.contains(&true), waiting) else { return Ok(Known::new()) };
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(unstaged());
         };
@@ -371,55 +392,82 @@ async fn write_rows(
     Body { work, prepared, waiting, foreseen, .. }: &Body<'_>,
     experience: &Experience,
 ) -> std::result::Result<Written, StatementError> {
-    let new = match waiting {
-        Waiting::Staged(staged) => {
-            let merged = prepared.merge.run(session, staged, foreseen).await?;
-            if work.latest.num_rows() > 0 {
-                experience.guess(|guess| guess.note(merged.all_new));
+    match waiting {
+        Waiting::Staged(staged, updates) => {
+            if updates.is_empty() || prepared.updates.put(session, &prepared.target, work.latest, updates).await? {
+                let merged = prepared.merge.run(session, staged, foreseen).await?;
+                if work.latest.num_rows() > 0 {
+                    experience.guess(|guess| guess.note(merged.all_new && updates.is_empty()));
+                    experience.relied_on_stored(true);
+                }
+                return Ok(Written::Merged(merged.superseded));
             }
-            return Ok(Written::Merged(merged.superseded));
+            experience.relied_on_stored(false);
         }
-        Waiting::New(new) => new,
-    };
-    if prepared.fresh.put(session, new).await? {
-        experience.guess(|guess| guess.note(true));
-        return Ok(Written::Merged(Vec::new()));
+        Waiting::New(new) => {
+            if prepared.fresh.put(session, &prepared.target, new).await? {
+                experience.guess(|guess| guess.note(true));
+                return Ok(Written::Merged(Vec::new()));
+            }
+            experience.guess(Guess::failed);
+        }
     }
-    experience.guess(Guess::failed);
-    // Some of its keys have rows, who knows which.
+    // Not all of its keys are as expected, who knows which.
     let marks = Marks { late: &work.late, stored: &[] };
-    Ok(match prepared.stage.put(session, &prepared.target, work.latest, marks).await? {
+    let numbers: Vec<usize> = (0..work.latest.num_rows()).collect();
+    Ok(match prepared.stage.put(session, &prepared.target, work.latest, marks, &numbers).await? {
         Filled::Staged(staged) => Written::Merged(prepared.merge.run(session, &staged, foreseen).await?.superseded),
         Filled::Refused(faults) => Written::Refused(faults),
     })
 }
 
-/// Brings a batch to where its transaction takes it from, by the way that suits it: as text where it is small, into the stage, or, where
-/// it is likely to be all new, nowhere yet.
+/// What a batch's keys are expected to be like.
+struct Expected {
+    /// None of them has a row.
+    all_new: bool,
+    /// Per row, whether it has one.
+    stored: Vec<bool>,
+    /// Whether that can be relied on.
+    reliable: bool,
+}
+
+/// Brings a batch to where its transaction takes it from, by the way that suits it: as text where it is small, into the stage, or, as far
+/// as its keys are likely to be all new or to have rows, nowhere yet.
 async fn stage_rows(
     session: &mut Session,
     prepared: &Prepared,
     work: &Work<'_>,
-    stored: &[bool],
-    likely_new: bool,
+    expected: &Expected,
+    most_text_rows: usize,
 ) -> std::result::Result<Staging, StatementError> {
     let Prepared { target, direct, fresh, stage, .. } = prepared;
     let (rows, late) = (work.latest, &work.late);
-    let staged = |staged| Staging::Ready(Waiting::Staged(staged));
+    let ready = |staged, updates| Staging::Ready(Waiting::Staged(staged, updates));
     if rows.num_rows() == 0 {
-        return Ok(staged(Staged::Table(Counts::default())));
+        return Ok(ready(Staged::Table(Counts::default()), Vec::new()));
     }
-    if let Some(statements) = direct.statements(&session.facts, target, rows, late) {
-        return Ok(staged(Staged::Text(Box::new(statements))));
+    if rows.num_rows() <= most_text_rows
+        && let Some(statements) = direct.statements(&session.facts, target, rows, late)
+    {
+        return Ok(ready(Staged::Text(Box::new(statements)), Vec::new()));
     }
-    if likely_new
+    if expected.all_new
         && !late.contains(&true)
         && let Some(new) = fresh.rows(&session.facts, target, rows)
     {
         return Ok(new.map_or_else(|fault| Staging::Refused(vec![fault]), |new| Staging::Ready(Waiting::New(new))));
     }
-    Ok(match stage.put(session, target, rows, Marks { late, stored }).await? {
-        Filled::Staged(filled) => staged(filled),
+    let marks = Marks { late, stored: &expected.stored };
+    let Picked { updates, rest } = if expected.reliable {
+        updates::pick(&session.facts, rows, marks)
+    } else {
+        Picked { updates: Vec::new(), rest: (0..rows.num_rows()).collect() }
+    };
+    if rest.is_empty() {
+        return Ok(ready(Staged::Table(Counts::default()), updates));
+    }
+    Ok(match stage.put(session, target, rows, marks, &rest).await? {
+        Filled::Staged(filled) => ready(filled, updates),
         Filled::Refused(faults) => Staging::Refused(faults),
     })
 }

@@ -77,9 +77,13 @@ on_both_servers! {
         let mut records = harsh(12_000, 2_000, 29).into_iter();
         // Some are only of batches large enough for the stage, some only of those small enough to do without.
         let (large, small) = (1_500, 90);
+        let staging = match server.flavour() {
+            Flavour::MySql => "LOAD DATA",
+            Flavour::MariaDb => "EXECUTE INSERT INTO `AFTERIMAGE_STAGE`",
+        };
         let steps = [
             ("CREATE TEMPORARY", Fault::LoseAnswer, large), ("DROP TEMPORARY", Fault::LoseAnswer, large),
-            ("LOAD DATA", Fault::LoseAnswer, large), ("DELETE T FROM", Fault::LoseAnswer, large),
+            (staging, Fault::LoseAnswer, large), ("DELETE T FROM", Fault::LoseAnswer, large),
             ("START TRANSACTION", Fault::LoseAnswer, small), ("UPDATE (SELECT", Fault::LoseAnswer, small),
             ("INSERT INTO AFTERIMAGE_TOMBSTONES", Fault::LoseAnswer, small), ("INSERT INTO `ENRICHED_USER`", Fault::LoseAnswer, small),
             ("SELECT S.N", Fault::LoseAnswer, small), ("DELETE FROM `ENRICHED_USER`", Fault::LoseAnswer, small),
@@ -108,9 +112,13 @@ on_both_servers! {
         let (mut rig, proxy) = behind_a_proxy(server, variant).await;
         let (creates, changes) = creates_and_changes(16_000, 600);
         let mut records = creates.into_iter();
+        let rows = match server.flavour() {
+            Flavour::MySql => "LOAD DATA LOCAL INFILE 'ROWS' INTO TABLE `ENRICHED_USER`",
+            Flavour::MariaDb => "EXECUTE INSERT INTO `ENRICHED_USER`",
+        };
         let steps = [
             ("SAVEPOINT", Fault::LoseAnswer),
-            ("LOAD DATA LOCAL INFILE 'ROWS' INTO TABLE `ENRICHED_USER`", Fault::LoseAnswer),
+            (rows, Fault::LoseAnswer),
             ("SELECT COUNT(*), MAX(CDC_TS)", Fault::CutBefore),
             ("SELECT COUNT(*), MAX(CDC_TS)", Fault::LoseAnswer),
             ("COMMIT", Fault::CutBefore),
@@ -143,6 +151,53 @@ on_both_servers! {
         running.wait_for_code(0, Duration::from_secs(30)).await;
         rig.write(records).await;
         rig.catch_up("last", LONG).await;
+        rig.assert_as_folded().await;
+    }
+
+    // Proves: P1, P2, P3, R1, R2, R3
+    async fn killed_at_each_step_of_rows_whose_keys_are_known(server) {
+        // Only MariaDB takes them in bulk.
+        if server.flavour() == Flavour::MySql {
+            return;
+        }
+        let pipeline = "batch = { max_events = 3000, max_bytes = \"4MiB\", max_wait = \"50ms\" }".to_owned();
+        let variant = Variant { pipeline, kafka: static_member(), ..Variant::default() };
+        let (mut rig, proxy) = behind_a_proxy(server, variant).await;
+        let workload = Workload { events: 20_000, users: 400, partitions: 2, seed: 43, mix: Mix::orderly(), ..Workload::default() };
+        let mut records = workload.records();
+        let rows = "EXECUTE INSERT INTO `ENRICHED_USER`";
+        let steps = [
+            ("SAVEPOINT", Fault::LoseAnswer),
+            (rows, Fault::CutBefore),
+            (rows, Fault::LoseAnswer),
+            ("COMMIT", Fault::CutBefore),
+            ("COMMIT", Fault::LoseAnswer),
+        ];
+        for (number, (statement, fault)) in steps.into_iter().enumerate() {
+            let mut running = rig.start(&format!("step-{number}"));
+            running.wait_for_log("partition begun", LONG).await;
+            // Those of the first batches are staged: nothing is known of their keys.
+            rig.write(records.by_ref().take(1_200)).await;
+            rig.wait_until_applied(LONG).await;
+            let (fired, before) = (proxy.fired(), proxy.count("SAVEPOINT"));
+            proxy.arm(statement, fault);
+            rig.write(records.by_ref().take(1_200)).await;
+            proxy.wait_until_fired(fired + 1, LONG).await;
+            assert!(proxy.count("SAVEPOINT") > before, "{statement}");
+            running.kill();
+            proxy.disarm();
+        }
+        // Somebody deletes a row behind our back: all of its batch is taken back and begins again with the stage.
+        let mut running = rig.start("behind our back");
+        rig.write(records.by_ref().take(2_000)).await;
+        rig.wait_until_applied(LONG).await;
+        let undone = proxy.count("ROLLBACK TO SAVEPOINT");
+        rig.database.execute("DELETE FROM enriched_user ORDER BY user_id LIMIT 100").await;
+        rig.write(records).await;
+        rig.wait_until_applied(LONG).await;
+        assert!(proxy.count("ROLLBACK TO SAVEPOINT") > undone);
+        running.terminate();
+        running.wait_for_code(0, Duration::from_secs(30)).await;
         rig.assert_as_folded().await;
     }
 

@@ -1,11 +1,12 @@
-//! The write path by itself, on real servers: a batch as text, through LOAD DATA and through INSERT, into the stage or as one that is
-//! taken for new rows only, leave the same tables and say the same of what lost, and that is what a fold says; two writers on the same keys don't disturb each other, whichever way each takes.
+//! The write path by itself, on real servers: a batch as text, through LOAD DATA, through INSERT and as values of prepared statements,
+//! into the stage or as one whose keys are taken to be new, or to have rows, leave the same tables and say the same of what lost, and that
+//! is what a fold says; two writers on the same keys don't disturb each other, whichever way each takes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use afterimage::demo::server::PrivateServer;
+use afterimage::demo::server::{Flavour, PrivateServer};
 use afterimage::error::Kind;
 use afterimage::generation::{Generation, Marks};
 use afterimage::position::Version;
@@ -32,9 +33,19 @@ enum Way {
     /// Into the target itself where there are no deletes and nothing late, whether or not the rows are new.
     NewLoad,
     NewInsert,
+    NewBulk,
+    /// As values of prepared statements, which MySQL turns out to take one by one only; keys that were written before are always taken to
+    /// have a row.
+    Bulk,
+    /// The same where `local_infile` is off.
+    BulkAlone,
 }
 
-const WAYS: [Way; 5] = [Way::Text, Way::Load, Way::Insert, Way::NewLoad, Way::NewInsert];
+const WAYS: [Way; 8] =
+    [Way::Text, Way::Load, Way::Insert, Way::NewLoad, Way::NewInsert, Way::NewBulk, Way::Bulk, Way::BulkAlone];
+
+/// Rows per request: few, so that a small batch has several.
+const BULK_ROWS: usize = 2;
 
 /// A target's key; its data columns are always the same.
 #[derive(Debug, Clone, Copy)]
@@ -172,13 +183,14 @@ impl Writer {
         late: &[bool],
     ) -> (Known, Result<Vec<Superseded>, Option<afterimage::error::Error>>, Vec<RowFault>) {
         let facts = &mut self.sink.session().await.unwrap().facts;
-        facts.local_infile = !matches!(self.way, Way::Insert | Way::NewInsert);
-        if self.way != Way::Text {
-            // A server that is too old for it.
-            (facts.mariadb, facts.version) = (false, "8.0.11".to_owned());
-        }
-        if matches!(self.way, Way::NewLoad | Way::NewInsert) {
-            self.sink.expect_new_rows();
+        facts.local_infile = matches!(self.way, Way::Load | Way::NewLoad | Way::Bulk);
+        let bulk = matches!(self.way, Way::Bulk | Way::BulkAlone | Way::NewBulk);
+        facts.bulk_rows = if bulk { BULK_ROWS } else { 0 };
+        self.sink.limit_text(if self.way == Way::Text { 100 } else { 0 });
+        match self.way {
+            Way::NewLoad | Way::NewInsert | Way::NewBulk => self.sink.expect_new_rows(),
+            Way::Bulk | Way::BulkAlone => self.sink.rely_on_stored_rows(),
+            Way::Text | Way::Load | Way::Insert => {}
         }
         let count = rows.num_rows() as i64;
         let sums =
@@ -229,11 +241,7 @@ impl Writer {
 
 async fn database(server: &PrivateServer, shape: &Shape, more: &str) -> Database {
     let database = Database::create(server).await;
-    let bin = if server.flavour() == afterimage::demo::server::Flavour::MariaDb {
-        "utf8mb4_nopad_bin"
-    } else {
-        "utf8mb4_0900_bin"
-    };
+    let bin = if server.flavour() == Flavour::MariaDb { "utf8mb4_nopad_bin" } else { "utf8mb4_0900_bin" };
     database
         .execute(&format!(
             "CREATE TABLE t ({}, name VARCHAR(60) CHARACTER SET utf8mb4 NULL, ratio DOUBLE NULL, at DATETIME(3) NULL, cdc_ts BIGINT NOT \
@@ -374,7 +382,7 @@ on_both_servers! {
     // Proves: P1, R22
     async fn two_writers_on_the_same_keys_leave_what_the_fold_says(server) {
         let shape = &SHAPES[0];
-        for (seed, ways) in [(1, [Way::Text, Way::Text]), (2, [Way::Text, Way::Load]), (3, [Way::Load, Way::Load]), (4, [Way::NewLoad, Way::NewInsert]), (5, [Way::NewLoad, Way::Load])] {
+        for (seed, ways) in [(1, [Way::Text, Way::Text]), (2, [Way::Text, Way::Load]), (3, [Way::Load, Way::Load]), (4, [Way::NewLoad, Way::NewInsert]), (5, [Way::NewLoad, Way::Load]), (6, [Way::Bulk, Way::BulkAlone]), (7, [Way::Bulk, Way::Load]), (8, [Way::NewBulk, Way::Bulk])] {
             let database = database(server, shape, "").await;
             let writers = [
                 Writer::new(server, &database, shape, "one", ways[0]).await,
@@ -423,7 +431,9 @@ on_both_servers! {
         let ts_ns = |key: usize, age: i64| 3 * age + (1 - key as i64).rem_euclid(3);
         let row = |key, age| Change { key, version: Version { ts_ns: ts_ns(key, age), partition: 0, offset: 3 } };
         let upserts = |keys: std::ops::Range<usize>, age| -> Vec<Change> { keys.map(|key| row(key, age)).collect() };
-        for way in [Way::NewLoad, Way::NewInsert] {
+        let ways = [Way::NewLoad, Way::NewInsert, Way::NewBulk];
+        for way in if server.flavour() == Flavour::MySql { &ways[..2] } else { &ways } {
+            let way = *way;
             let database = database(server, shape, "").await;
             let mut writer = Writer::new(server, &database, shape, "topic", way).await;
             let tombstone = async |key: usize, age: i64| {
@@ -459,6 +469,56 @@ on_both_servers! {
             assert_eq!(apply(&upserts(7..8, 4)).await, (0, false), "{way:?}: a newer tombstone of another key");
             assert_eq!(count().await, 7);
             assert_eq!(database.number("SELECT MIN(cdc_ts) FROM t").await, ts_ns(4, 2));
+        }
+    }
+
+    // Proves: P1
+    async fn rows_of_known_keys_are_not_staged_and_one_that_is_not_as_expected_takes_back_all(server) {
+        if server.flavour() == Flavour::MySql {
+            return;
+        }
+        let shape = &SHAPES[0];
+        // Whatever its age, no change of these is a delete.
+        let ts_ns = |key: usize, age: i64| 3 * age + (1 - key as i64).rem_euclid(3);
+        let row = |key, age| Change { key, version: Version { ts_ns: ts_ns(key, age), partition: 0, offset: 3 } };
+        for way in [Way::Bulk, Way::BulkAlone] {
+            let database = database(server, shape, "").await;
+            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
+            let count = async || database.number("SELECT COUNT(*) FROM t").await;
+            let mut apply = async |changes: &[Change], late: &[usize]| {
+                let late: Vec<bool> = (0..changes.len()).map(|row| late.contains(&row)).collect();
+                let (rows, late) = batch(shape, changes, &late);
+                let lost = writer.attempt(&rows, &late).await.1.unwrap();
+                let session = writer.sink.session().await.unwrap();
+                // Of an earlier batch where nothing was staged since.
+                let staged = session.rows("SELECT COUNT(*) FROM afterimage_stage").await.unwrap();
+                let staged: i64 = staged[0].get(0).unwrap();
+                (lost.iter().map(|lost| lost.upserts).sum::<i64>(), staged)
+            };
+            let keys = |keys: std::ops::Range<usize>, age| -> Vec<Change> { keys.map(|key| row(key, age)).collect() };
+            assert_eq!(apply(&keys(0..5, 1), &[]).await, (0, 5), "{way:?}: nothing is known of the keys");
+            assert_eq!(apply(&keys(0..5, 2), &[]).await, (0, 5), "{way:?}: the last ones were new, so these are tried as such");
+            assert_eq!(apply(&keys(0..7, 3), &[]).await, (0, 2), "{way:?}: five are, two not");
+            assert_eq!(apply(&keys(0..7, 4), &[1, 2, 3]).await, (0, 3), "{way:?}: what is stored of three is asked for");
+            assert_eq!(apply(&keys(0..7, 5), &[]).await, (0, 3), "{way:?}: nothing is left to stage");
+            assert_eq!(count().await, 7);
+            assert_eq!(apply(&keys(3..5, 2), &[]).await, (2, 2), "{way:?}: both lose, and are staged to say so");
+            assert_eq!(apply(&[row(2, 6), row(3, 6), row(4, 4)], &[]).await, (1, 3), "{way:?}: one loses");
+            // Somebody deletes a row behind our back: it is inserted, because no tombstone dominates it, or isn't.
+            let forget = format!("DELETE FROM t WHERE id IN ('{}', '{}')", KEYS[5], KEYS[6].replace('\n', "\\n"));
+            database.execute(&forget).await;
+            let tombstone = format!(
+                "INSERT INTO afterimage_tombstones (pipeline, row_key, cdc_ts, cdc_partition, cdc_offset, deleted) VALUES ('p', CAST('{}' AS \
+                 BINARY), {}, 0, 9, UTC_TIMESTAMP(6))",
+                KEYS[5],
+                ts_ns(5, 9)
+            );
+            database.execute(&tombstone).await;
+            assert_eq!(apply(&keys(4..7, 7), &[]).await, (1, 3), "{way:?}: two are gone, one of them for good");
+            assert_eq!(count().await, 6);
+            let newest = "SELECT MIN(cdc_ts), MAX(cdc_ts) FROM t";
+            let (least, most) = (ts_ns(0, 5).min(ts_ns(1, 5)), ts_ns(4, 7).max(ts_ns(6, 7)));
+            assert_eq!(database.rows(newest).await, [[least.to_string(), most.to_string()]]);
         }
     }
 

@@ -8,19 +8,19 @@
 use arrow::array::{Array, AsArray, RecordBatch};
 use mysql_async::Row;
 
-use super::encode::{Keys, Literals};
+use super::encode::{Keys, Tuples};
+use super::insert::Insert;
 use super::merge::{Known, Merged, Superseded, guarded, newer_last, version, versions};
 use super::positions::text_ascii;
 use super::quoting::{binary, identifier};
 use super::session::{Answer, Done, ServerFacts, Session, StatementError, int_at};
-use super::stage::Marks;
 use super::tables::{MAX_KEY_BYTES, TOMBSTONES};
 use crate::failpoint::failpoint;
 use crate::position::{Partition, Version};
-use crate::target::Target;
+use crate::target::{Target, VERSION_COLUMNS};
 
 /// Batches of more rows are as cheap by way of the stage: on both servers the two cost the same between 100 and 200 rows.
-const MOST_ROWS: usize = 100;
+pub const MOST_ROWS: usize = 100;
 /// Each delete is a statement of its own.
 const MOST_DELETES: usize = 40;
 /// Long values are better off in LOAD DATA, bytes.
@@ -32,10 +32,9 @@ const AT_ONCE: usize = 100;
 pub struct Direct {
     table: String,
     pipeline: String,
-    upsert_head: String,
-    /// What follows the rows, in MySQL's and in MariaDB's dialect.
-    upsert_tails: [String; 2],
+    upsert: Insert,
     tombstone_head: String,
+    /// What follows the rows, in MySQL's and in MariaDB's dialect.
     tombstone_tails: [String; 2],
 }
 
@@ -81,21 +80,23 @@ fn tail(mariadb: bool, old: &str, columns: &[(String, Option<&str>)]) -> String 
     format!("{alias} ON DUPLICATE KEY UPDATE {}", assignments.join(", "))
 }
 
+/// The guarded upsert of many rows into `target`.
+pub(super) fn upsert(target: &Target) -> Insert {
+    let table = identifier(&target.table);
+    let data: Vec<(String, Option<&str>)> =
+        target.data().iter().map(|column| (identifier(&column.name), None)).collect();
+    let names: Vec<String> = target.columns.iter().map(|column| identifier(&column.name)).collect();
+    let head = format!("INSERT INTO {table} ({}, cdc_ts, cdc_partition, cdc_offset) VALUES ", names.join(", "));
+    Insert::new(head, names.len() + VERSION_COLUMNS.len(), [false, true].map(|mariadb| tail(mariadb, &table, &data)))
+}
+
 impl Direct {
     pub fn new(target: &Target, pipeline: &str) -> Self {
         let table = identifier(&target.table);
-        let names: Vec<String> = target.columns.iter().map(|column| identifier(&column.name)).collect();
-        let data: Vec<(String, Option<&str>)> =
-            target.data().iter().map(|column| (identifier(&column.name), None)).collect();
-        let upsert_tails = [false, true].map(|mariadb| tail(mariadb, &table, &data));
         let deleted = [("deleted".to_owned(), Some("UTC_TIMESTAMP(6)"))];
         let tombstone_tails = [false, true].map(|mariadb| tail(mariadb, TOMBSTONES, &deleted));
         Self {
-            upsert_head: format!(
-                "INSERT INTO {table} ({}, cdc_ts, cdc_partition, cdc_offset) VALUES ",
-                names.join(", ")
-            ),
-            upsert_tails,
+            upsert: upsert(target),
             tombstone_head: format!(
                 "INSERT INTO {TOMBSTONES} (pipeline, row_key, cdc_ts, cdc_partition, cdc_offset, deleted) VALUES "
             ),
@@ -105,7 +106,7 @@ impl Direct {
         }
     }
 
-    /// The batch as text; `None` where it is better off in the stage: too large, or with a row that can't be written (the stage says
+    /// The batch as text; `None` where it is better off in the stage: too long, or with a row that can't be written (the stage says
     /// which).
     pub fn statements(
         &self,
@@ -114,11 +115,10 @@ impl Direct {
         rows: &RecordBatch,
         late: &[bool],
     ) -> Option<Statements> {
-        if rows.num_rows() > MOST_ROWS || !knows_row_alias(facts) {
+        if !knows_row_alias(facts) {
             return None;
         }
-        let (literals, keys) =
-            (Literals::new(target, rows, Marks { late, stored: &[] }).ok()?, Keys::new(target, rows).ok()?);
+        let (tuples, keys) = (Tuples::of_target(target, rows).ok()?, Keys::new(target, rows).ok()?);
         let deleted = rows.column_by_name("_deleted")?.as_boolean_opt()?;
         if deleted.true_count() > MOST_DELETES {
             return None;
@@ -126,7 +126,7 @@ impl Direct {
         let versions = versions(rows)?;
         let dialect = usize::from(facts.mariadb);
         let longest = LONGEST.min(facts.max_allowed_packet / 4);
-        let mut upserts = self.upsert_head.clone().into_bytes();
+        let mut upserts = self.upsert.head().as_bytes().to_vec();
         let mut tombstones = self.tombstone_head.clone();
         let (mut upsert_count, mut delete_count, mut key_bytes) = (0_u64, 0_u64, 0);
         let mut changes = Vec::with_capacity(rows.num_rows());
@@ -146,7 +146,7 @@ impl Direct {
                 if upsert_count > 0 {
                     upserts.push(b',');
                 }
-                literals.push_row(&mut upserts, row).ok()?;
+                tuples.push(&mut upserts, row).ok()?;
                 upsert_count += 1;
             }
             let condition = keys.condition(row).ok()?;
@@ -157,7 +157,7 @@ impl Direct {
             let late = late.get(row).copied().unwrap_or(false);
             changes.push(Change { condition, row_key, deleted, late, version });
         }
-        upserts.extend_from_slice(self.upsert_tails.get(dialect)?.as_bytes());
+        upserts.extend_from_slice(self.upsert.tail(facts.mariadb).as_bytes());
         tombstones.push_str(self.tombstone_tails.get(dialect)?);
         Some(Statements {
             table: self.table.clone(),
@@ -354,6 +354,7 @@ mod tests {
             local_infile: true,
             max_allowed_packet: 0,
             read_only: false,
+            bulk_rows: 0,
         };
         for (version, mariadb, knows) in [
             ("8.0.18", false, false),

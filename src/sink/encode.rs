@@ -1,7 +1,8 @@
-//! Arrow values as MySQL reads them: lines for `LOAD DATA LOCAL`, literals for multi-row INSERT.
+//! Arrow values as MySQL reads them: lines for `LOAD DATA LOCAL`; for an INSERT of many rows literals, or values of its parameters.
 //!
 //! A value is written exactly or refused ([`RowFault`]); nothing is rounded, cut or clamped here. Times are UTC. Text is escaped
-//! where it can end a field: TAB, LF, backslash and NUL in lines; quote, backslash and NUL in literals.
+//! where it can end a field: TAB, LF, backslash and NUL in lines; quote, backslash and NUL in literals. A parameter's value is the text
+//! as it is, or a whole number.
 
 use std::io::Write;
 
@@ -12,6 +13,7 @@ use arrow::datatypes::{
     TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use bytes::Bytes;
+use mysql_async::Value;
 
 use super::quoting::identifier;
 use super::stage::{Marks, RowFault};
@@ -45,7 +47,6 @@ pub struct Rows<'a> {
     versions: [&'a ArrayRef; 3],
     marks: Marks<'a>,
     has_row_key: bool,
-    len: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -67,7 +68,6 @@ impl<'a> Rows<'a> {
             versions: [by_name("cdc_ts")?, by_name("cdc_partition")?, by_name("cdc_offset")?],
             marks,
             has_row_key: !key_says_itself(target),
-            len: rows.num_rows(),
         })
     }
 
@@ -116,8 +116,38 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
+    /// What a staged row has before the target's columns, see [`Rows::write_staged`].
+    fn staged_values(&self, values: &mut Vec<Value>, row: usize) -> Result<(), RowFault> {
+        values.push(Value::Bytes(self.marks.op(Some(self.deleted), row).code().into()));
+        let late = self.marks.late.get(row).copied().unwrap_or(false);
+        values.push(if late { Value::Int(i64::try_from(row).unwrap_or(i64::MAX)) } else { Value::NULL });
+        if self.has_row_key {
+            values.push(Value::Bytes(self.key(row)?.into_bytes()));
+        }
+        Ok(())
+    }
+
+    /// As [`Rows::write`].
+    fn values(&self, values: &mut Vec<Value>, row: usize) -> Result<(), RowFault> {
+        let deleted = self.is_deleted(row);
+        for (index, (name, array, holds)) in self.columns.iter().enumerate() {
+            let fault = |reason| RowFault { row, column: Some((*name).to_owned()), reason };
+            let left_out = deleted && index >= self.key_len;
+            values.push(if left_out { Value::NULL } else { value(array, row, *holds).map_err(fault)? });
+        }
+        for array in self.versions {
+            values.push(value(array, row, Holds::Other).map_err(|reason| RowFault { row, column: None, reason })?);
+        }
+        Ok(())
+    }
+
     fn is_deleted(&self, row: usize) -> bool {
         self.deleted.is_valid(row) && self.deleted.value(row)
+    }
+
+    /// The key as one text, see [`Rows::write_key`].
+    fn key(&self, row: usize) -> Result<String, RowFault> {
+        if self.key_len == 1 { self.key_part(row, 0) } else { self.joined_key(row) }
     }
 
     /// The key as one text, different for different keys: a single column's value as it is (bytes in hexadecimal); several columns'
@@ -180,22 +210,23 @@ fn null_key(row: usize, name: &str) -> RowFault {
 pub struct Lines;
 
 impl Lines {
-    /// For the stage.
-    pub fn encode(target: &Target, rows: &RecordBatch, marks: Marks<'_>) -> Result<Bytes, RowFault> {
-        Self::of(&Rows::new(target, rows, marks)?, Rows::write_staged)
+    /// Those `numbers` of the batch's rows, for the stage.
+    pub fn encode(target: &Target, rows: &RecordBatch, marks: Marks<'_>, numbers: &[usize]) -> Result<Bytes, RowFault> {
+        Self::of(&Rows::new(target, rows, marks)?, numbers.iter().copied(), Rows::write_staged)
     }
 
     /// For the target itself.
     pub fn of_target(target: &Target, rows: &RecordBatch) -> Result<Bytes, RowFault> {
-        Self::of(&Rows::new(target, rows, Marks::default())?, Rows::write)
+        Self::of(&Rows::new(target, rows, Marks::default())?, 0..rows.num_rows(), Rows::write)
     }
 
     fn of<'a>(
         rows: &Rows<'a>,
+        numbers: impl ExactSizeIterator<Item = usize>,
         write: impl Fn(&Rows<'a>, &mut Vec<u8>, usize, Form) -> Result<(), RowFault>,
     ) -> Result<Bytes, RowFault> {
-        let mut out = Vec::with_capacity(rows.len * 160);
-        for row in 0..rows.len {
+        let mut out = Vec::with_capacity(numbers.len() * 160);
+        for row in numbers {
             write(rows, &mut out, row, Form::Field)?;
             out.push(b'\n');
         }
@@ -203,28 +234,41 @@ impl Lines {
     }
 }
 
-/// A batch as rows of a multi-row INSERT.
-pub struct Literals<'a>(Rows<'a>);
+/// A batch as rows of a multi-row INSERT, into the stage or into the target itself.
+pub struct Tuples<'a> {
+    rows: Rows<'a>,
+    staged: bool,
+}
 
-impl<'a> Literals<'a> {
-    pub fn new(target: &'a Target, rows: &'a RecordBatch, marks: Marks<'a>) -> Result<Self, RowFault> {
-        Rows::new(target, rows, marks).map(Self)
+impl<'a> Tuples<'a> {
+    pub fn staged(target: &'a Target, rows: &'a RecordBatch, marks: Marks<'a>) -> Result<Self, RowFault> {
+        Ok(Self { rows: Rows::new(target, rows, marks)?, staged: true })
     }
 
-    /// Appends a staged row, `(v1,v2,..)`.
-    pub fn push_staged(&self, sql: &mut Vec<u8>, row: usize) -> Result<(), RowFault> {
+    pub fn of_target(target: &'a Target, rows: &'a RecordBatch) -> Result<Self, RowFault> {
+        Ok(Self { rows: Rows::new(target, rows, Marks::default())?, staged: false })
+    }
+
+    /// Appends a row as literals, `(v1,v2,..)`.
+    pub fn push(&self, sql: &mut Vec<u8>, row: usize) -> Result<(), RowFault> {
         sql.push(b'(');
-        self.0.write_staged(sql, row, Form::Literal)?;
+        if self.staged {
+            self.rows.write_staged(sql, row, Form::Literal)?;
+        } else {
+            self.rows.write(sql, row, Form::Literal)?;
+        }
         sql.push(b')');
         Ok(())
     }
 
-    /// Appends a row of the target, `(v1,v2,..)`.
-    pub fn push_row(&self, sql: &mut Vec<u8>, row: usize) -> Result<(), RowFault> {
-        sql.push(b'(');
-        self.0.write(sql, row, Form::Literal)?;
-        sql.push(b')');
-        Ok(())
+    /// A row as one value per column.
+    pub fn values(&self, row: usize) -> Result<Vec<Value>, RowFault> {
+        let mut values = Vec::with_capacity(self.rows.columns.len() + 6);
+        if self.staged {
+            self.rows.staged_values(&mut values, row)?;
+        }
+        self.rows.values(&mut values, row)?;
+        Ok(values)
     }
 }
 
@@ -416,7 +460,7 @@ impl<'a> Keys<'a> {
 
     /// The key as the tombstones table has it.
     pub fn text(&self, row: usize) -> Result<String, RowFault> {
-        if self.0.key_len == 1 { self.0.key_part(row, 0) } else { self.0.joined_key(row) }
+        self.0.key(row)
     }
 
     /// What a stored row of this key fulfils, and no other.
@@ -445,13 +489,35 @@ pub fn plain(array: &ArrayRef, row: usize, holds: Holds) -> Result<Option<Vec<u8
     }
     match array.data_type() {
         DataType::Utf8 => Ok(Some(array.as_string::<i32>().value(row).as_bytes().to_vec())),
+        DataType::LargeUtf8 => Ok(Some(array.as_string::<i64>().value(row).as_bytes().to_vec())),
+        DataType::Utf8View => Ok(Some(array.as_string_view().value(row).as_bytes().to_vec())),
         DataType::Binary => Ok(Some(array.as_binary::<i32>().value(row).to_vec())),
+        DataType::LargeBinary => Ok(Some(array.as_binary::<i64>().value(row).to_vec())),
         _ => {
             let mut text = Vec::new();
             write_value(&mut text, array, row, holds, Form::Field)?;
             Ok(Some(text))
         }
     }
+}
+
+/// A value as a parameter: whole numbers as such, everything else as [`plain`].
+fn value(array: &ArrayRef, row: usize, holds: Holds) -> Result<Value, String> {
+    if array.is_null(row) {
+        return Ok(Value::NULL);
+    }
+    Ok(match array.data_type() {
+        DataType::Int8 => Value::Int(array.as_primitive::<Int8Type>().value(row).into()),
+        DataType::Int16 => Value::Int(array.as_primitive::<Int16Type>().value(row).into()),
+        DataType::Int32 => Value::Int(array.as_primitive::<Int32Type>().value(row).into()),
+        DataType::Int64 => Value::Int(array.as_primitive::<Int64Type>().value(row)),
+        DataType::UInt8 => Value::UInt(array.as_primitive::<UInt8Type>().value(row).into()),
+        DataType::UInt16 => Value::UInt(array.as_primitive::<UInt16Type>().value(row).into()),
+        DataType::UInt32 => Value::UInt(array.as_primitive::<UInt32Type>().value(row).into()),
+        DataType::UInt64 => Value::UInt(array.as_primitive::<UInt64Type>().value(row)),
+        DataType::Boolean => Value::Int(array.as_boolean().value(row).into()),
+        _ => plain(array, row, holds)?.map_or(Value::NULL, Value::Bytes),
+    })
 }
 
 #[cfg(test)]
@@ -491,7 +557,8 @@ mod tests {
     #[test]
     fn a_line_escapes_what_could_end_a_field() {
         let marks = Marks { late: &[true], stored: &[] };
-        let lines = Lines::encode(&target(), &rows("a\tb\\c\nd", 1_700_000_000_123_000_000, false), marks).unwrap();
+        let lines =
+            Lines::encode(&target(), &rows("a\tb\\c\nd", 1_700_000_000_123_000_000, false), marks, &[0]).unwrap();
         let text = std::str::from_utf8(&lines).unwrap();
         assert_eq!(text, "i\t0\ta\\tb\\\\c\\nd\ta\\tb\\\\c\\nd\t2023-11-14 22:13:20.123\t7\t1\t3\n");
     }
@@ -509,14 +576,25 @@ mod tests {
     fn a_literal_cannot_be_left() {
         let (target, rows) = (target(), rows("o'k\\", 0, true));
         let mut sql = Vec::new();
-        Literals::new(&target, &rows, Marks::default()).unwrap().push_staged(&mut sql, 0).unwrap();
+        Tuples::staged(&target, &rows, Marks::default()).unwrap().push(&mut sql, 0).unwrap();
         assert_eq!(String::from_utf8(sql).unwrap(), "('d',NULL,'o\\'k\\\\','o\\'k\\\\',NULL,7,1,3)");
+    }
+
+    #[test]
+    fn values_are_the_texts_as_they_are_and_whole_numbers() {
+        let (target, rows) = (target(), rows("o'k\\", 1_700_000_000_123_000_000, false));
+        let bytes = |text: &str| Value::Bytes(text.into());
+        let of_target = [bytes("o'k\\"), bytes("2023-11-14 22:13:20.123"), Value::Int(7), Value::Int(1), Value::Int(3)];
+        assert_eq!(Tuples::of_target(&target, &rows).unwrap().values(0).unwrap(), of_target);
+        let marks = Marks { late: &[true], stored: &[true] };
+        let staged = Tuples::staged(&target, &rows, marks).unwrap().values(0).unwrap();
+        assert_eq!(staged, [&[bytes("u"), Value::Int(0), bytes("o'k\\")], &of_target[..]].concat());
     }
 
     #[test]
     fn digits_that_the_column_does_not_keep_are_refused() {
         let rows = rows("a", 1_700_000_000_123_456_000, false);
-        let fault = Lines::encode(&target(), &rows, Marks::default()).unwrap_err();
+        let fault = Lines::encode(&target(), &rows, Marks::default(), &[0]).unwrap_err();
         assert_eq!(fault.column.as_deref(), Some("at"));
     }
 

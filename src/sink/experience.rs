@@ -2,7 +2,7 @@
 //! server's own counts say that it came true: a wrong one costs time and nothing else.
 //!
 //! In: keys of batches, and what became of them. Out: whether the next batch is likely to be all new ([`Guess`]), and which keys are
-//! likely to have a row: what is changed once is likely to be changed again.
+//! likely to have a row: what is changed once is likely to be changed again, and how far that can be relied on.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,17 +13,24 @@ use super::fresh::Guess;
 use super::stage::{Marks, Op};
 use crate::target::Target;
 
-/// Keys remembered at most; 1 MiB.
-const SLOTS: usize = 1 << 18;
+/// Keys remembered at most; 4 MiB.
+const SLOTS: usize = 1 << 20;
 
 /// See the module page.
 #[derive(Default)]
 pub struct Experience(Mutex<Lately>);
 
-#[derive(Default)]
 struct Lately {
     guess: Guess,
     recent: RecentKeys,
+    /// Whether keys that are taken to have a row do.
+    updates: Guess,
+}
+
+impl Default for Lately {
+    fn default() -> Self {
+        Self { guess: Guess::default(), recent: RecentKeys::default(), updates: Guess::CERTAIN }
+    }
 }
 
 impl Experience {
@@ -38,6 +45,21 @@ impl Experience {
     /// Learns, or is told, how good a guess new rows are.
     pub fn guess(&self, learn: impl FnOnce(&mut Guess)) {
         learn(&mut self.lately().guess);
+    }
+
+    /// Whether rows of keys that are likely to have one are written as updates, see [`super::updates`].
+    pub fn relies_on_stored(&self) -> bool {
+        self.lately().updates.is_likely()
+    }
+
+    pub fn rely_on_stored(&self) {
+        self.lately().updates = Guess::CERTAIN;
+    }
+
+    /// Learns whether such a batch came out as expected; for others, that it would have been one more.
+    pub fn relied_on_stored(&self, right: bool) {
+        let mut lately = self.lately();
+        if right { lately.updates.note(true) } else { lately.updates.failed() }
     }
 
     /// Per key, whether it is likely to have a row.

@@ -13,19 +13,20 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 
-use super::encode::{Lines, Literals};
+use super::encode::{Lines, Tuples};
+use super::insert::Insert;
 use super::positions::text_ascii;
 use super::quoting::identifier;
 use super::server_error::{Class, refuses_local_infile};
 use super::session::{Done, ServerFacts, Session, StatementError, int_at};
-use super::stage::{Marks, RowFault, fields, inserts};
+use super::stage::{RowFault, fields};
 use super::tables::TOMBSTONES;
 use crate::failpoint::failpoint;
-use crate::target::Target;
+use crate::target::{Target, VERSION_COLUMNS};
 
-/// Where the transaction stands before the rows.
-const SAVEPOINT: &str = "SAVEPOINT afterimage_fresh";
-const UNDO: &str = "ROLLBACK TO SAVEPOINT afterimage_fresh";
+/// Where the transaction stands before rows that may have to be taken back.
+pub(super) const SAVEPOINT: &str = "SAVEPOINT afterimage_rows";
+pub(super) const UNDO: &str = "ROLLBACK TO SAVEPOINT afterimage_rows";
 /// A pipeline with more tombstones is left to the merge, which looks up those of the batch's keys only.
 const MOST_TOMBSTONES: i64 = 1000;
 /// After a guess that failed, so many times as many batches have to be new before the next one.
@@ -35,7 +36,7 @@ const MOST_DISTRUST: u32 = 4096;
 /// Statements that depend only on the target; built once.
 pub struct Fresh {
     load: String,
-    insert: String,
+    insert: Insert,
     pipeline: String,
 }
 
@@ -51,8 +52,8 @@ pub struct NewRows {
 enum Rows {
     /// Of a `LOAD DATA` file.
     Lines(Bytes),
-    /// Whole INSERTs.
-    Statements(Vec<String>),
+    /// For an INSERT, which is made while it goes on.
+    Batch(RecordBatch),
 }
 
 /// Whether the next batch is likely to be all new, by the last ones: the first load of a table is, and then nothing ever is.
@@ -94,7 +95,11 @@ impl Fresh {
         let names: Vec<String> = target.columns.iter().map(|column| identifier(&column.name)).collect();
         Self {
             load: super::stage::load(&table, &fields(target, &[])),
-            insert: format!("INSERT INTO {table} ({}, cdc_ts, cdc_partition, cdc_offset) VALUES ", names.join(", ")),
+            insert: Insert::new(
+                format!("INSERT INTO {table} ({}, cdc_ts, cdc_partition, cdc_offset) VALUES ", names.join(", ")),
+                names.len() + VERSION_COLUMNS.len(),
+                Default::default(),
+            ),
             pipeline: text_ascii(pipeline),
         }
     }
@@ -107,24 +112,19 @@ impl Fresh {
             return None;
         }
         let oldest_ns = times.values().iter().min().copied()?;
-        let encoded = if facts.local_infile {
+        let encoded = if facts.local_infile && facts.bulk_rows == 0 {
             Lines::of_target(target, rows).map(Rows::Lines)
         } else {
-            let literals = Literals::new(target, rows, Marks::default());
-            let statements = |literals: Literals<'_>| {
-                let row = |sql: &mut Vec<u8>, row: usize| literals.push_row(sql, row);
-                inserts(&self.insert, rows.num_rows(), facts, row).map(|made| made.map(|(_, sql)| sql)).collect()
-            };
-            literals.and_then(statements).map(Rows::Statements)
+            Ok(Rows::Batch(rows.clone()))
         };
         Some(encoded.map(|encoded| NewRows { rows: encoded, count: rows.num_rows() as u64, oldest_ns }))
     }
 
     /// Writes the rows inside the caller's transaction, all or none of them. See the module page.
-    pub async fn put(&self, session: &mut Session, new: &NewRows) -> Result<bool, StatementError> {
+    pub async fn put(&self, session: &mut Session, target: &Target, new: &NewRows) -> Result<bool, StatementError> {
         session.run(SAVEPOINT).await?;
         failpoint!("before_upserts");
-        let written = match self.write(session, &new.rows).await {
+        let written = match self.write(session, target, &new.rows).await {
             Ok(done) => done.affected == new.count && done.warnings == 0,
             // Such as a duplicate key, or a value in a column where it doesn't belong: the stage says which row.
             Err(error) if error.class == Class::Row || refuses_local_infile(error.code) => false,
@@ -137,18 +137,14 @@ impl Fresh {
         session.run(UNDO).await.map(|_| false)
     }
 
-    async fn write(&self, session: &mut Session, rows: &Rows) -> Result<Done, StatementError> {
-        let statements = match rows {
+    async fn write(&self, session: &mut Session, target: &Target, rows: &Rows) -> Result<Done, StatementError> {
+        let batch = match rows {
             Rows::Lines(lines) => return session.load(&self.load, lines.clone()).await,
-            Rows::Statements(statements) => statements,
+            Rows::Batch(batch) => batch,
         };
-        let mut sum = Done::default();
-        for statement in statements {
-            let done = session.run(statement).await?;
-            sum.affected += done.affected;
-            sum.warnings = sum.warnings.saturating_add(done.warnings);
-        }
-        Ok(sum)
+        let Ok(tuples) = Tuples::of_target(target, batch) else { return Ok(Done::default()) };
+        let numbers: Vec<usize> = (0..batch.num_rows()).collect();
+        self.insert.put(session, &tuples, &numbers).await.map(Option::unwrap_or_default)
     }
 
     /// Whether a tombstone may be as new as one of the rows.

@@ -46,7 +46,8 @@ async fn attempt(
     let rows = take_record_batch(latest, &indices)
         .map_err(|error| Error::new(Kind::Bug, "cutting a batch failed").source(error))?;
     // By way of the stage, whatever the size: what is wrong with a value shows there, with its column.
-    let filled = prepared.stage.put(session, &prepared.target, &rows, Marks::default()).await;
+    let numbers: Vec<usize> = (0..rows.num_rows()).collect();
+    let filled = prepared.stage.put(session, &prepared.target, &rows, Marks::default(), &numbers).await;
     let staged = match filled.map_err(StatementError::into_error_about_rows)? {
         Filled::Staged(staged) => staged,
         Filled::Refused(faults) => {

@@ -79,6 +79,12 @@ pub fn refuses_local_infile(code: u16) -> bool {
     matches!(code, 3948 | 4166 | 1148)
 }
 
+/// Whether the code says no more than that a statement can't be prepared here, or not any more: not supported, too many of them or too
+/// many parameters, arguments that aren't understood, a statement unknown to who stands behind a proxy.
+pub fn refuses_prepared(code: u16) -> bool {
+    matches!(code, 1210 | 1243 | 1295 | 1390 | 1461)
+}
+
 /// Whether an error's message quotes names of accounts, tables, columns and settings, and never a value of a row.
 pub fn is_about_names(code: u16) -> bool {
     matches!(

@@ -2,16 +2,17 @@
 //!
 //! In: rows of the target's columns with versions, sorted by key. Out: [`Staged`]. A batch of some size goes into a temporary table of
 //! the session, exactly, so that everything after it is set-based: `LOAD DATA LOCAL` turns values that don't fit into warnings, so rows
-//! sent, rows stored and the warning count are compared; the strict multi-row INSERT, for servers without `local_infile`, fails by
-//! itself. Nothing here touches the target. Small batches ([`super::direct`]) and those of new rows ([`super::fresh`]) do without.
+//! sent, rows stored and the warning count are compared; the strict multi-row INSERT, for MariaDB, which takes it faster, and for servers
+//! without `local_infile`, fails by itself. Nothing here touches the target. Small batches ([`super::direct`]) and those of new rows ([`super::fresh`]) do without.
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use bytes::Bytes;
 
 use super::direct::Statements;
-use super::encode::{Lines, Literals, key_says_itself};
+use super::encode::{Lines, Tuples, key_says_itself};
+use super::insert::Insert;
 use super::quoting::identifier;
-use super::session::{ServerFacts, Session, StatementError};
+use super::session::{Session, StatementError};
 use super::tables::MAX_KEY_BYTES;
 use crate::sink::server_error::{Class, refuses_local_infile};
 use crate::target::{Holds, Target};
@@ -82,7 +83,7 @@ pub enum Staged {
 pub struct Stage {
     create: String,
     load: String,
-    insert: String,
+    insert: Insert,
 }
 
 /// Row of the batch and what the server has against it.
@@ -124,31 +125,47 @@ impl Stage {
             .chain(["`cdc_ts`", "`cdc_partition`", "`cdc_offset`"].map(str::to_owned))
             .collect();
         let insert = format!("INSERT INTO {STAGE} ({}) VALUES ", names.join(", "));
-        Self { create, load, insert }
+        Self { create, load, insert: Insert::new(insert, names.len(), Default::default()) }
     }
 
-    /// Stages `rows` (see [`crate::work::Evaluation::latest`]) in the temporary table. A row that the server refuses is named.
+    /// Stages those `numbers` of `rows` (see [`crate::work::Evaluation::latest`]) in the temporary table. A row that the server refuses
+    /// is named, by its number in `rows`.
     pub async fn put(
         &self,
         session: &mut Session,
         target: &Target,
         rows: &RecordBatch,
         marks: Marks<'_>,
+        numbers: &[usize],
     ) -> Result<Filled, StatementError> {
+        let tuples = match Tuples::staged(target, rows, marks) {
+            Ok(tuples) => tuples,
+            Err(fault) => return Ok(Filled::Refused(vec![fault])),
+        };
+        if session.facts.bulk_rows > 0 {
+            self.clear(session).await?;
+            let done = self.insert.put(session, &tuples, numbers).await?;
+            if done.is_some_and(|done| done.affected == numbers.len() as u64 && done.warnings == 0) {
+                return Ok(Filled::table(rows, marks, numbers));
+            }
+        }
         if session.facts.local_infile {
-            let lines = match Lines::encode(target, rows, marks) {
+            let lines = match Lines::encode(target, rows, marks, numbers) {
                 Ok(lines) => lines,
                 Err(fault) => return Ok(Filled::Refused(vec![fault])),
             };
             self.clear(session).await?;
-            match self.load(session, lines, rows, marks).await {
+            match self.load(session, lines, rows, marks, numbers).await {
                 // Taken up again by the other way where the server has just refused this one.
                 Err(error) if refuses_local_infile(error.code) => session.facts.local_infile = false,
                 filled => return filled,
             }
         }
         self.clear(session).await?;
-        self.insert(session, target, rows, marks).await
+        Ok(match self.insert.put_text(session, &tuples, numbers).await? {
+            Ok(_) => Filled::table(rows, marks, numbers),
+            Err(fault) => Filled::Refused(fault.into_iter().collect()),
+        })
     }
 
     /// An empty stage. Made anew each time: emptying one by TRUNCATE would need the DROP privilege, and commits.
@@ -163,6 +180,7 @@ impl Stage {
         lines: Bytes,
         rows: &RecordBatch,
         marks: Marks<'_>,
+        numbers: &[usize],
     ) -> Result<Filled, StatementError> {
         let done = match session.load(&self.load, lines).await {
             Ok(done) => done,
@@ -170,52 +188,21 @@ impl Stage {
             Err(error) if error.class == Class::Row => return Ok(Filled::Refused(Vec::new())),
             Err(error) => return Err(error),
         };
-        if done.warnings == 0 && done.affected == rows.num_rows() as u64 {
-            return Ok(Filled::table(rows, marks));
+        if done.warnings == 0 && done.affected == numbers.len() as u64 {
+            return Ok(Filled::table(rows, marks, numbers));
         }
         let warnings = session.rows("SHOW WARNINGS").await?;
         let mut faults: Vec<RowFault> = Vec::new();
         for row in &warnings {
             let message = super::session::text_at(row, 2);
             let code = super::session::int_at(row, 1).unwrap_or(0);
-            if let Some(fault) = RowFault::from_message(code, &message, 0)
+            if let Some(fault) = RowFault::from_message(code, &message, numbers)
                 && !faults.iter().any(|known| known.row == fault.row)
             {
                 faults.push(fault);
             }
         }
         Ok(Filled::Refused(faults))
-    }
-
-    async fn insert(
-        &self,
-        session: &mut Session,
-        target: &Target,
-        rows: &RecordBatch,
-        marks: Marks<'_>,
-    ) -> Result<Filled, StatementError> {
-        let literals = match Literals::new(target, rows, marks) {
-            Ok(literals) => literals,
-            Err(fault) => return Ok(Filled::Refused(vec![fault])),
-        };
-        let facts = session.facts.clone();
-        let staged = |sql: &mut Vec<u8>, row: usize| literals.push_staged(sql, row);
-        for statement in inserts(&self.insert, rows.num_rows(), &facts, staged) {
-            let (first, sql) = match statement {
-                Ok(statement) => statement,
-                Err(fault) => return Ok(Filled::Refused(vec![fault])),
-            };
-            match session.run(&sql).await {
-                Ok(_) => {}
-                Err(error) if error.class == Class::Row => {
-                    return Ok(Filled::Refused(
-                        RowFault::from_message(i64::from(error.code), &error.message, first).into_iter().collect(),
-                    ));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Filled::table(rows, marks))
     }
 }
 
@@ -251,35 +238,6 @@ pub(super) fn load(table: &str, (fields, sets): &(Vec<String>, Vec<String>)) -> 
     )
 }
 
-/// A batch as multi-row INSERTs that begin with `head` and hold what `push` writes for each row; each with its first row's number.
-pub(super) fn inserts(
-    head: &str,
-    rows: usize,
-    facts: &ServerFacts,
-    push: impl Fn(&mut Vec<u8>, usize) -> Result<(), RowFault>,
-) -> impl Iterator<Item = Result<(usize, String), RowFault>> {
-    // Ten columns on one core: MySQL takes a fifth more time for a row of 2,000 than for one of 400 to 1,000, MariaDB a tenth more for
-    // one of 1,000 than for one of 5,000.
-    let rows_per_statement = if facts.mariadb { 5000 } else { 800 };
-    let byte_limit = (facts.max_allowed_packet / 2).min(1 << 20);
-    let mut next = 0;
-    std::iter::from_fn(move || {
-        let first = next;
-        let mut sql = head.as_bytes().to_vec();
-        while next < rows && next - first < rows_per_statement && (next == first || sql.len() < byte_limit) {
-            if next > first {
-                sql.push(b',');
-            }
-            if let Err(fault) = push(&mut sql, next) {
-                return Some(Err(fault));
-            }
-            next += 1;
-        }
-        let not_text = || RowFault { row: first, column: None, reason: "a statement's text is not UTF-8".to_owned() };
-        (next > first).then(|| String::from_utf8(sql).map(|sql| (first, sql)).map_err(|_| not_text()))
-    })
-}
-
 /// What became of staging.
 #[derive(Debug)]
 pub enum Filled {
@@ -289,11 +247,11 @@ pub enum Filled {
 }
 
 impl Filled {
-    fn table(rows: &RecordBatch, marks: Marks<'_>) -> Self {
+    fn table(rows: &RecordBatch, marks: Marks<'_>, numbers: &[usize]) -> Self {
         let deleted = rows.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
         let mut counts = Counts::default();
-        for row in 0..rows.num_rows() {
-            match marks.op(deleted, row) {
+        for row in numbers {
+            match marks.op(deleted, *row) {
                 Op::Delete => counts.deletes += 1,
                 Op::Insert => counts.inserts += 1,
                 Op::Update => counts.updates += 1,
@@ -304,9 +262,9 @@ impl Filled {
 }
 
 impl RowFault {
-    /// Reads the row's number (counted from 1 within the statement) and the column from a server's message; the message itself is
-    /// not kept, because it may quote the value.
-    pub fn from_message(code: i64, message: &str, first: usize) -> Option<Self> {
+    /// Reads the row's number (counted from 1 within the statement, which held the rows with these `numbers`) and the column from a
+    /// server's message; the message itself is not kept, because it may quote the value.
+    pub fn from_message(code: i64, message: &str, numbers: &[usize]) -> Option<Self> {
         let (_, tail) = message.rsplit_once("row ")?;
         let number: usize = tail.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
         // MySQL writes 'column', MariaDB `database`.`table`.`column`.
@@ -315,7 +273,7 @@ impl RowFault {
             .and_then(|(_, rest)| rest.split(" at row ").next()?.split(['\'', '`']).rfind(|part| !part.is_empty()))
             .map(str::to_owned);
         Some(Self {
-            row: first + number.checked_sub(1)?,
+            row: *numbers.get(number.checked_sub(1)?)?,
             column,
             reason: format!("MySQL refuses the value with error {code}"),
         })
@@ -328,11 +286,12 @@ mod tests {
 
     #[test]
     fn row_and_column_are_read_from_the_servers_message() {
-        let fault = RowFault::from_message(1406, "Data too long for column 'name' at row 3", 10).unwrap();
-        assert_eq!((fault.row, fault.column.as_deref()), (12, Some("name")));
+        let fault = RowFault::from_message(1406, "Data too long for column 'name' at row 3", &[10, 11, 14]).unwrap();
+        assert_eq!((fault.row, fault.column.as_deref()), (14, Some("name")));
         let fault =
-            RowFault::from_message(1366, "Incorrect integer value: 'x' for column `db`.`t`.`age` at row 1", 0).unwrap();
+            RowFault::from_message(1366, "Incorrect integer value: 'x' for column `db`.`t`.`age` at row 1", &[0])
+                .unwrap();
         assert_eq!((fault.row, fault.column.as_deref()), (0, Some("age")));
-        assert_eq!(RowFault::from_message(1213, "Deadlock found", 0), None);
+        assert_eq!(RowFault::from_message(1213, "Deadlock found", &[0]), None);
     }
 }

@@ -32,14 +32,16 @@ const PLACES: [&str; 15] = [
     "before_read_back",
 ];
 
-/// Statements whose connection may break: staging, each part of the transaction, COMMIT (thrice as often), the read-back.
-const STATEMENTS: [&str; 14] = [
+/// Statements whose connection may break: staging, rows as values, each part of the transaction, COMMIT (thrice as often), the read-back.
+const STATEMENTS: [&str; 16] = [
     "COMMIT",
     "COMMIT",
     "COMMIT",
     "SELECT KAFKA_PARTITION, NEXT_OFFSET, OWNER_EPOCH, OWNER_TOKEN",
     "START TRANSACTION",
     "LOAD DATA",
+    "EXECUTE INSERT INTO `AFTERIMAGE_STAGE`",
+    "EXECUTE INSERT INTO `ENRICHED_USER`",
     "CREATE TEMPORARY",
     "UPDATE (SELECT",
     "INSERT INTO AFTERIMAGE_TOMBSTONES",

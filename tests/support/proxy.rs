@@ -1,11 +1,11 @@
 //! A TCP proxy that understands where MySQL's packets begin, and breaks connections at a chosen statement.
 //!
 //! In: clients, on a port of 127.0.0.1. Out: the same bytes to and from the server, until a fault is armed. Statements are
-//! recognised by how their text begins, in COM_QUERY and COM_STMT_PREPARE. Connections must be neither encrypted nor
-//! compressed, and clients must not switch to the server's Unix socket. Runs on a thread of its own, so that a test that
+//! recognised by how their text begins, in COM_QUERY and COM_STMT_PREPARE; where a prepared one is executed, by EXECUTE and then
+//! its text. Connections must be neither encrypted nor compressed, and clients must not switch to the server's Unix socket. Runs on a thread of its own, so that a test that
 //! blocks doesn't stop it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
@@ -19,6 +19,9 @@ use tokio::sync::watch;
 
 const COM_QUERY: u8 = 0x03;
 const COM_STMT_PREPARE: u8 = 0x16;
+const COM_STMT_EXECUTE: u8 = 0x17;
+/// MariaDB's.
+const COM_STMT_BULK_EXECUTE: u8 = 0xfa;
 
 /// What happens to the statement that a fault waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,7 +288,8 @@ async fn serve(client: TcpStream, upstream: SocketAddr, control: Arc<Control>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let link = Link { control: &control, to_client: to_client.into(), answer: Mutex::default() };
+    let link =
+        Link { control: &control, to_client: to_client.into(), answer: Mutex::default(), prepared: Mutex::default() };
     // Whoever ends first takes the other along: both sockets close when their halves are dropped.
     tokio::select! {
         _ = link.requests(from_client, to_server) => {}
@@ -300,6 +304,15 @@ struct Link<'a> {
     to_client: tokio::sync::Mutex<OwnedWriteHalf>,
     /// What is to become of the next answer.
     answer: Mutex<Option<Fault>>,
+    prepared: Mutex<Prepared>,
+}
+
+/// A connection's prepared statements.
+#[derive(Default)]
+struct Prepared {
+    /// The one that the server is about to give a number.
+    asked: Option<String>,
+    texts: HashMap<u32, String>,
 }
 
 impl Link<'_> {
@@ -308,7 +321,7 @@ impl Link<'_> {
             let packet = read_packet(&mut client).await?;
             self.control.carried(packet.len()).await;
             self.control.passable().await;
-            match self.judge(&statements(&packet)) {
+            match self.judge(&self.statements(&packet)) {
                 None => server.write_all(&packet).await?,
                 Some(Fault::Hold) => {
                     self.control.released().await;
@@ -338,6 +351,7 @@ impl Link<'_> {
             // Not even that the server has hung up comes out of a black hole.
             self.control.passable().await;
             let packet = packet?;
+            self.prepared.lock().unwrap().answered(&packet);
             self.control.carried(packet.len()).await;
             let fault = *self.answer.lock().unwrap();
             match fault {
@@ -350,6 +364,28 @@ impl Link<'_> {
                 Some(_) => std::future::pending().await,
                 None => self.to_client.lock().await.write_all(&packet).await?,
             }
+        }
+    }
+
+    /// The beginnings of the statements that a packet of the client carries, in upper case. Only the first packet of an exchange
+    /// (number 0) is a command: the others are answers to the server, such as the rows of LOAD DATA LOCAL.
+    fn statements(&self, packet: &[u8]) -> Vec<String> {
+        let [_, _, _, 0, command, rest @ ..] = packet else { return Vec::new() };
+        let beginning = |text: &str| text.trim_start().chars().take(200).collect::<String>().to_ascii_uppercase();
+        let text = || String::from_utf8_lossy(rest);
+        let mut prepared = self.prepared.lock().unwrap();
+        match *command {
+            COM_QUERY => text().split(";\n").map(beginning).collect(),
+            COM_STMT_PREPARE => {
+                let text = beginning(&text());
+                prepared.asked = Some(text.clone());
+                vec![text]
+            }
+            COM_STMT_EXECUTE | COM_STMT_BULK_EXECUTE => {
+                let number = rest.first_chunk().map_or(0, |number| u32::from_le_bytes(*number));
+                vec![format!("EXECUTE {}", prepared.texts.get(&number).map_or("", String::as_str))]
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -370,15 +406,15 @@ async fn read_packet(from: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
     Ok(packet)
 }
 
-/// The beginnings of the statements that a packet of the client carries, in upper case. Only the first packet of an exchange
-/// (number 0) is a command: the others are answers to the server, such as the rows of LOAD DATA LOCAL.
-fn statements(packet: &[u8]) -> Vec<String> {
-    match packet {
-        [_, _, _, 0, COM_QUERY | COM_STMT_PREPARE, text @ ..] => {
-            let beginning = |text: &str| text.trim_start().chars().take(200).collect::<String>().to_ascii_uppercase();
-            String::from_utf8_lossy(text).split(";\n").map(beginning).collect()
+impl Prepared {
+    /// Learns a statement's number from the server's answer.
+    fn answered(&mut self, packet: &[u8]) {
+        if let Some(text) = self.asked.take()
+            && let [_, _, _, _, 0, number @ ..] = packet
+            && let Some(number) = number.first_chunk()
+        {
+            self.texts.insert(u32::from_le_bytes(*number), text);
         }
-        _ => Vec::new(),
     }
 }
 
