@@ -216,7 +216,8 @@ impl Running {
                 return;
             }
             assert!(running, "{} ended without logging {text:?}\n{}", self.name, self.tail());
-            assert!(Instant::now() < until, "{} did not log {text:?} in {deadline:?}\n{}", self.name, self.tail());
+            let late = Instant::now() > until;
+            assert!(!late, "{} did not log {text:?} in {deadline:?}\n{}\n{}", self.name, self.threads(), self.tail());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -228,6 +229,18 @@ impl Running {
 
     pub fn tail(&self) -> String {
         tail(&self.log, 40)
+    }
+
+    /// Each of its threads: its name, its state, and where in the kernel it waits.
+    fn threads(&self) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let describe = |task: std::fs::DirEntry| {
+            let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let stat = read("stat");
+            let state = stat.rsplit_once(") ").and_then(|(_, fields)| fields.chars().next()).unwrap_or('?');
+            format!("{} {state} {}", read("comm").trim(), read("wchan"))
+        };
+        tasks.map(describe).collect::<Vec<_>>().join("; ")
     }
 
     /// The processor time that it has taken so far.
