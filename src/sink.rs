@@ -41,8 +41,8 @@ use arrow::array::RecordBatch;
 
 use self::direct::Direct;
 pub use self::encode::Lines;
-use self::experience::Experience;
-use self::fresh::{Fresh, Guess, NewRows};
+use self::experience::{Experience, Guess};
+use self::fresh::{Fresh, NewRows};
 use self::inspect::Inspected;
 use self::merge::Merge;
 pub use self::merge::{Known, Superseded};
@@ -458,11 +458,8 @@ async fn stage_rows(
         return Ok(new.map_or_else(|fault| Staging::Refused(vec![fault]), |new| Staging::Ready(Waiting::New(new))));
     }
     let marks = Marks { late, stored: &expected.stored };
-    let Picked { updates, rest } = if expected.reliable {
-        updates::pick(&session.facts, rows, marks)
-    } else {
-        Picked { updates: Vec::new(), rest: (0..rows.num_rows()).collect() }
-    };
+    let picked = if expected.reliable { updates::pick(&session.facts, rows, marks) } else { Picked::none(rows) };
+    let Picked { updates, rest } = picked;
     if rest.is_empty() {
         return Ok(ready(Staged::Table(Counts::default()), updates));
     }

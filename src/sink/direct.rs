@@ -17,7 +17,7 @@ use super::session::{Answer, Done, ServerFacts, Session, StatementError, int_at}
 use super::tables::{MAX_KEY_BYTES, TOMBSTONES};
 use crate::failpoint::failpoint;
 use crate::position::{Partition, Version};
-use crate::target::{Target, VERSION_COLUMNS};
+use crate::target::Target;
 
 /// Batches of more rows are as cheap by way of the stage: on both servers the two cost the same between 100 and 200 rows.
 pub const MOST_ROWS: usize = 100;
@@ -85,9 +85,7 @@ pub(super) fn upsert(target: &Target) -> Insert {
     let table = identifier(&target.table);
     let data: Vec<(String, Option<&str>)> =
         target.data().iter().map(|column| (identifier(&column.name), None)).collect();
-    let names: Vec<String> = target.columns.iter().map(|column| identifier(&column.name)).collect();
-    let head = format!("INSERT INTO {table} ({}, cdc_ts, cdc_partition, cdc_offset) VALUES ", names.join(", "));
-    Insert::new(head, names.len() + VERSION_COLUMNS.len(), [false, true].map(|mariadb| tail(mariadb, &table, &data)))
+    Insert::into_target(target, [false, true].map(|mariadb| tail(mariadb, &table, &data)))
 }
 
 impl Direct {

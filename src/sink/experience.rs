@@ -9,12 +9,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use arrow::array::{AsArray, RecordBatch};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 
-use super::fresh::Guess;
 use super::stage::{Marks, Op};
 use crate::target::Target;
 
 /// Keys remembered at most; 4 MiB.
 const SLOTS: usize = 1 << 20;
+
+/// After a guess that failed, so many times as many batches have to be new before the next one.
+const DISTRUST: u32 = 8;
+const MOST_DISTRUST: u32 = 4096;
 
 /// See the module page.
 #[derive(Default)]
@@ -52,11 +55,12 @@ impl Experience {
         self.lately().updates.is_likely()
     }
 
+    /// Begins anew to do so.
     pub fn rely_on_stored(&self) {
         self.lately().updates = Guess::CERTAIN;
     }
 
-    /// Learns whether such a batch came out as expected; for others, that it would have been one more.
+    /// Learns from a batch: whether all rows that were written as updates were some. Of a batch without any there is nothing to be wrong.
     pub fn relied_on_stored(&self, right: bool) {
         let mut lately = self.lately();
         if right { lately.updates.note(true) } else { lately.updates.failed() }
@@ -78,6 +82,40 @@ impl Experience {
                 Op::Insert | Op::Update => lately.recent.add(*key),
             }
         }
+    }
+}
+
+/// Whether something is likely of the next batch that was so of the last ones: that all of it is new, as the first load of a table is,
+/// or that keys have rows.
+#[derive(Debug)]
+pub struct Guess {
+    /// Successive batches of which it was so.
+    streak: u32,
+    /// How many it takes.
+    wanted: u32,
+}
+
+impl Default for Guess {
+    fn default() -> Self {
+        Self { streak: 0, wanted: 1 }
+    }
+}
+
+impl Guess {
+    pub const CERTAIN: Self = Self { streak: 0, wanted: 0 };
+
+    pub fn is_likely(&self) -> bool {
+        self.streak >= self.wanted
+    }
+
+    /// Learns from a batch that was merged.
+    pub fn note(&mut self, was_so: bool) {
+        self.streak = if was_so { self.streak.saturating_add(1) } else { 0 };
+    }
+
+    /// Learns from a guess that failed.
+    pub fn failed(&mut self) {
+        *self = Self { streak: 0, wanted: (self.wanted.max(1) * DISTRUST).min(MOST_DISTRUST) };
     }
 }
 
@@ -131,6 +169,28 @@ pub fn keys(target: &Target, rows: &RecordBatch) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guess_that_failed_takes_eight_times_as_many_new_batches_before_the_next() {
+        let mut guess = Guess::default();
+        assert!(!guess.is_likely(), "nothing is known of the first batch");
+        for wanted in [1, 8, 64] {
+            for _ in 1..wanted {
+                guess.note(true);
+                assert!(!guess.is_likely());
+            }
+            guess.note(true);
+            assert!(guess.is_likely());
+            guess.note(true);
+            assert!(guess.is_likely(), "and as long as it comes true");
+            guess.failed();
+            assert!(!guess.is_likely());
+        }
+        guess.note(true);
+        guess.note(false);
+        guess.note(true);
+        assert_eq!(guess.streak, 1);
+    }
 
     #[test]
     fn a_key_is_remembered_until_it_is_removed_or_another_takes_its_place() {

@@ -3,8 +3,8 @@
 //! In: a batch of upserts of which none is expected to have a row or a tombstone. Out: `true` where that was so for every one of them,
 //! and then the target is as after [`super::merge`]; else `false`, with nothing of it left, and the caller takes the batch by way of the
 //! stage. What proves it is what the server says of the statements themselves: a key that exists, a value that would be changed and a
-//! row that a constraint refuses all count as a warning or an error. A guess that fails costs time and nothing else; [`Guess`] makes few
-//! of that kind.
+//! row that a constraint refuses all count as a warning or an error. A guess that fails costs time and nothing else;
+//! [`super::experience`] makes few of that kind.
 //!
 //! A tombstone of one of the keys may be newer than its row. They are looked at behind the rows, with locks, and any that could be is
 //! reason enough to begin again: whoever adds one later waits for our rows before deleting what it dominates.
@@ -22,17 +22,13 @@ use super::session::{Done, ServerFacts, Session, StatementError, int_at};
 use super::stage::{RowFault, fields};
 use super::tables::TOMBSTONES;
 use crate::failpoint::failpoint;
-use crate::target::{Target, VERSION_COLUMNS};
+use crate::target::Target;
 
 /// Where the transaction stands before rows that may have to be taken back.
 pub(super) const SAVEPOINT: &str = "SAVEPOINT afterimage_rows";
 pub(super) const UNDO: &str = "ROLLBACK TO SAVEPOINT afterimage_rows";
 /// A pipeline with more tombstones is left to the merge, which looks up those of the batch's keys only.
 const MOST_TOMBSTONES: i64 = 1000;
-/// After a guess that failed, so many times as many batches have to be new before the next one.
-const DISTRUST: u32 = 8;
-const MOST_DISTRUST: u32 = 4096;
-
 /// Statements that depend only on the target; built once.
 pub struct Fresh {
     load: String,
@@ -56,50 +52,12 @@ enum Rows {
     Batch(RecordBatch),
 }
 
-/// Whether the next batch is likely to be all new, by the last ones: the first load of a table is, and then nothing ever is.
-#[derive(Debug)]
-pub struct Guess {
-    /// Successive batches of new rows.
-    streak: u32,
-    /// How many it takes.
-    wanted: u32,
-}
-
-impl Default for Guess {
-    fn default() -> Self {
-        Self { streak: 0, wanted: 1 }
-    }
-}
-
-impl Guess {
-    pub const CERTAIN: Self = Self { streak: 0, wanted: 0 };
-
-    pub fn is_likely(&self) -> bool {
-        self.streak >= self.wanted
-    }
-
-    /// Learns from a batch that was merged.
-    pub fn note(&mut self, all_new: bool) {
-        self.streak = if all_new { self.streak.saturating_add(1) } else { 0 };
-    }
-
-    /// Learns from a guess that failed.
-    pub fn failed(&mut self) {
-        *self = Self { streak: 0, wanted: (self.wanted.max(1) * DISTRUST).min(MOST_DISTRUST) };
-    }
-}
-
 impl Fresh {
     pub fn new(target: &Target, pipeline: &str) -> Self {
         let table = identifier(&target.table);
-        let names: Vec<String> = target.columns.iter().map(|column| identifier(&column.name)).collect();
         Self {
             load: super::stage::load(&table, &fields(target, &[])),
-            insert: Insert::new(
-                format!("INSERT INTO {table} ({}, cdc_ts, cdc_partition, cdc_offset) VALUES ", names.join(", ")),
-                names.len() + VERSION_COLUMNS.len(),
-                Default::default(),
-            ),
+            insert: Insert::into_target(target, Default::default()),
             pipeline: text_ascii(pipeline),
         }
     }
@@ -157,32 +115,5 @@ impl Fresh {
         let rows = session.rows(&look).await?;
         let at = |index: usize| rows.first().and_then(|row| int_at(row, index));
         Ok(at(0).is_none_or(|count| count > MOST_TOMBSTONES) || at(1).is_some_and(|newest| newest >= oldest_ns))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_guess_that_failed_takes_eight_times_as_many_new_batches_before_the_next() {
-        let mut guess = Guess::default();
-        assert!(!guess.is_likely(), "nothing is known of the first batch");
-        for wanted in [1, 8, 64] {
-            for _ in 1..wanted {
-                guess.note(true);
-                assert!(!guess.is_likely());
-            }
-            guess.note(true);
-            assert!(guess.is_likely());
-            guess.note(true);
-            assert!(guess.is_likely(), "and as long as it comes true");
-            guess.failed();
-            assert!(!guess.is_likely());
-        }
-        guess.note(true);
-        guess.note(false);
-        guess.note(true);
-        assert_eq!(guess.streak, 1);
     }
 }

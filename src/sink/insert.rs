@@ -2,19 +2,21 @@
 //!
 //! In: rows of a batch as [`Tuples`], and which of them. Out: what the server counted, over all of its statements. MariaDB takes any
 //! number of rows as values of one prepared statement in one request (`COM_STMT_BULK_EXECUTE`), so that it parses neither SQL nor
-//! numbers; while it works on one request, the next one is made. What doesn't fit a request goes as text, and so does everything on MySQL
-//! and where a proxy doesn't pass such requests on.
+//! numbers; while it works on one request, the next one is made. A row too long for a request goes as text, with all that follow it, and so
+//! does everything on MySQL and where a proxy doesn't pass such requests on.
 //!
-//! Measured on MariaDB with nine columns, in microseconds of the server's processor time per row: 3.3 into a temporary table (LOAD DATA 4.3,
-//! text 7 to 8); a guarded upsert 8.1 (by way of a stage 10.9). MySQL has statements with many rows of parameters at most, which cost
-//! it as much as text.
+//! Measured with nine columns and a client in C, in microseconds of MariaDB's processor time per row: 3.3 into a temporary table (LOAD DATA
+//! 4.3, text 7 to 8); a guarded upsert 8.1 (by way of a stage 10.9). MySQL has statements with many rows of parameters at most, by which
+//! the service gained nothing (docs/performance.md, Ways that lost).
 
 use mysql_async::Value;
 
 use super::encode::Tuples;
+use super::quoting::identifier;
 use super::server_error::{Class, refuses_prepared};
 use super::session::{Done, ServerFacts, Session, StatementError};
 use super::stage::RowFault;
+use crate::target::{Target, VERSION_COLUMNS};
 
 /// A request is no larger, if its rows allow that; bytes.
 const LONGEST: usize = 1 << 20;
@@ -32,6 +34,14 @@ impl Insert {
     /// `head` ends with VALUES and is followed by rows of so many columns.
     pub fn new(head: String, columns: usize, tails: [String; 2]) -> Self {
         Self { head, tails, columns }
+    }
+
+    /// Of rows of the target, each with its version.
+    pub fn into_target(target: &Target, tails: [String; 2]) -> Self {
+        let names: Vec<String> = target.columns.iter().map(|column| identifier(&column.name)).collect();
+        let (table, columns) = (identifier(&target.table), names.join(", "));
+        let head = format!("INSERT INTO {table} ({columns}, cdc_ts, cdc_partition, cdc_offset) VALUES ");
+        Self::new(head, names.len() + VERSION_COLUMNS.len(), tails)
     }
 
     /// What comes before the rows.

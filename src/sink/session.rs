@@ -48,8 +48,8 @@ pub struct ServerFacts {
     pub local_infile: bool,
     pub max_allowed_packet: usize,
     pub read_only: bool,
-    /// How many rows go in one request as values of a prepared statement; 0 where that isn't known to MySQL, or was found not to get
-    /// through to a MariaDB.
+    /// How many rows go in one request as values of a prepared statement; 0 on MySQL, which has no such request, and where it was found
+    /// not to get through to a MariaDB.
     pub bulk_rows: usize,
 }
 
@@ -101,7 +101,7 @@ pub struct Session {
 /// Stands between statements of one request. The tests' proxy tells them apart by it.
 const STATEMENT_END: &str = ";\n";
 
-/// Between 800 and 5,000 rows per request there is no difference that could be told from noise.
+/// 5,000 rows per request take the server as long per row.
 const BULK_ROWS: usize = 1000;
 /// A session prepares its INSERTs once; it has no more than these.
 const PREPARED: usize = 8;

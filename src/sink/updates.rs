@@ -37,12 +37,17 @@ pub struct Picked {
 /// asked for. None where they are few.
 pub fn pick(facts: &ServerFacts, rows: &RecordBatch, marks: Marks<'_>) -> Picked {
     let deleted = rows.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
-    let all = 0..rows.num_rows();
     let is_update =
         |row: &usize| marks.op(deleted, *row) == Op::Update && !marks.late.get(*row).copied().unwrap_or(false);
-    let (updates, rest): (Vec<usize>, Vec<usize>) = all.clone().partition(is_update);
+    let (updates, rest): (Vec<usize>, Vec<usize>) = (0..rows.num_rows()).partition(is_update);
     let worth_it = facts.bulk_rows > 0 && updates.len() >= LEAST.min(facts.bulk_rows);
-    if worth_it { Picked { updates, rest } } else { Picked { updates: Vec::new(), rest: all.collect() } }
+    if worth_it { Picked { updates, rest } } else { Picked::none(rows) }
+}
+
+impl Picked {
+    pub fn none(rows: &RecordBatch) -> Self {
+        Self { updates: Vec::new(), rest: (0..rows.num_rows()).collect() }
+    }
 }
 
 impl Updates {
