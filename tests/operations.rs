@@ -14,7 +14,7 @@ const LONG: Duration = Duration::from_secs(100);
 const START_MS: i64 = 1_700_000_000_000;
 
 /// An event of `user` at `second`, in partition 0.
-fn event(user: &str, country: &str, second: i64) -> OwnedRecord {
+pub(crate) fn event(user: &str, country: &str, second: i64) -> OwnedRecord {
     let after = json!({ "userId": user, "name": format!("{user} at {second}"), "email": null, "country": country });
     let value = json!({ "op": "u", "before": null, "after": after, "timestamp": START_MS + second * 1000 });
     OwnedRecord {

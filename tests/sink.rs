@@ -21,8 +21,8 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::on_both_servers;
 use crate::support::mysql::Database;
+use crate::{on_both_servers, on_mariadb};
 
 /// How a batch travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -472,56 +472,6 @@ on_both_servers! {
         }
     }
 
-    // Proves: P1
-    async fn rows_of_known_keys_are_not_staged_and_one_that_is_not_as_expected_takes_back_all(server) {
-        if server.flavour() == Flavour::MySql {
-            return;
-        }
-        let shape = &SHAPES[0];
-        // Whatever its age, no change of these is a delete.
-        let ts_ns = |key: usize, age: i64| 3 * age + (1 - key as i64).rem_euclid(3);
-        let row = |key, age| Change { key, version: Version { ts_ns: ts_ns(key, age), partition: 0, offset: 3 } };
-        for way in [Way::Bulk, Way::BulkAlone] {
-            let database = database(server, shape, "").await;
-            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
-            let count = async || database.number("SELECT COUNT(*) FROM t").await;
-            let mut apply = async |changes: &[Change], late: &[usize]| {
-                let late: Vec<bool> = (0..changes.len()).map(|row| late.contains(&row)).collect();
-                let (rows, late) = batch(shape, changes, &late);
-                let lost = writer.attempt(&rows, &late).await.1.unwrap();
-                let session = writer.sink.session().await.unwrap();
-                // Of an earlier batch where nothing was staged since.
-                let staged = session.rows("SELECT COUNT(*) FROM afterimage_stage").await.unwrap();
-                let staged: i64 = staged[0].get(0).unwrap();
-                (lost.iter().map(|lost| lost.upserts).sum::<i64>(), staged)
-            };
-            let keys = |keys: std::ops::Range<usize>, age| -> Vec<Change> { keys.map(|key| row(key, age)).collect() };
-            assert_eq!(apply(&keys(0..5, 1), &[]).await, (0, 5), "{way:?}: nothing is known of the keys");
-            assert_eq!(apply(&keys(0..5, 2), &[]).await, (0, 5), "{way:?}: the last ones were new, so these are tried as such");
-            assert_eq!(apply(&keys(0..7, 3), &[]).await, (0, 2), "{way:?}: five are, two not");
-            assert_eq!(apply(&keys(0..7, 4), &[1, 2, 3]).await, (0, 3), "{way:?}: what is stored of three is asked for");
-            assert_eq!(apply(&keys(0..7, 5), &[]).await, (0, 3), "{way:?}: nothing is left to stage");
-            assert_eq!(count().await, 7);
-            assert_eq!(apply(&keys(3..5, 2), &[]).await, (2, 2), "{way:?}: both lose, and are staged to say so");
-            assert_eq!(apply(&[row(2, 6), row(3, 6), row(4, 4)], &[]).await, (1, 3), "{way:?}: one loses");
-            // Somebody deletes a row behind our back: it is inserted, because no tombstone dominates it, or isn't.
-            let forget = format!("DELETE FROM t WHERE id IN ('{}', '{}')", KEYS[5], KEYS[6].replace('\n', "\\n"));
-            database.execute(&forget).await;
-            let tombstone = format!(
-                "INSERT INTO afterimage_tombstones (pipeline, row_key, cdc_ts, cdc_partition, cdc_offset, deleted) VALUES ('p', CAST('{}' AS \
-                 BINARY), {}, 0, 9, UTC_TIMESTAMP(6))",
-                KEYS[5],
-                ts_ns(5, 9)
-            );
-            database.execute(&tombstone).await;
-            assert_eq!(apply(&keys(4..7, 7), &[]).await, (1, 3), "{way:?}: two are gone, one of them for good");
-            assert_eq!(count().await, 6);
-            let newest = "SELECT MIN(cdc_ts), MAX(cdc_ts) FROM t";
-            let (least, most) = (ts_ns(0, 5).min(ts_ns(1, 5)), ts_ns(4, 7).max(ts_ns(6, 7)));
-            assert_eq!(database.rows(newest).await, [[least.to_string(), most.to_string()]]);
-        }
-    }
-
     // Proves: P6
     async fn positions_of_one_transaction_wait_for_no_other_partitions(server) {
         let database = database(server, &SHAPES[0], "").await;
@@ -587,6 +537,55 @@ on_both_servers! {
             let faults = if faults.is_empty() { writer.sink.refused_rows(&rows.slice(0, 1)).await.unwrap() } else { faults };
             assert_eq!(faults.len(), 1, "{way:?}");
             assert_eq!(database.number("SELECT COUNT(*) FROM t").await, 0);
+        }
+    }
+}
+
+on_mariadb! {
+    // Proves: P1
+    async fn rows_of_known_keys_are_not_staged_and_one_that_is_not_as_expected_takes_back_all(server) {
+        let shape = &SHAPES[0];
+        // Whatever its age, no change of these is a delete.
+        let ts_ns = |key: usize, age: i64| 3 * age + (1 - key as i64).rem_euclid(3);
+        let row = |key, age| Change { key, version: Version { ts_ns: ts_ns(key, age), partition: 0, offset: 3 } };
+        for way in [Way::Bulk, Way::BulkAlone] {
+            let database = database(server, shape, "").await;
+            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
+            let count = async || database.number("SELECT COUNT(*) FROM t").await;
+            let mut apply = async |changes: &[Change], late: &[usize]| {
+                let late: Vec<bool> = (0..changes.len()).map(|row| late.contains(&row)).collect();
+                let (rows, late) = batch(shape, changes, &late);
+                let lost = writer.attempt(&rows, &late).await.1.unwrap();
+                let session = writer.sink.session().await.unwrap();
+                // Of an earlier batch where nothing was staged since.
+                let staged = session.rows("SELECT COUNT(*) FROM afterimage_stage").await.unwrap();
+                let staged: i64 = staged[0].get(0).unwrap();
+                (lost.iter().map(|lost| lost.upserts).sum::<i64>(), staged)
+            };
+            let keys = |keys: std::ops::Range<usize>, age| -> Vec<Change> { keys.map(|key| row(key, age)).collect() };
+            assert_eq!(apply(&keys(0..5, 1), &[]).await, (0, 5), "{way:?}: nothing is known of the keys");
+            assert_eq!(apply(&keys(0..5, 2), &[]).await, (0, 5), "{way:?}: the last ones were new, so these are tried as such");
+            assert_eq!(apply(&keys(0..7, 3), &[]).await, (0, 2), "{way:?}: five are, two not");
+            assert_eq!(apply(&keys(0..7, 4), &[1, 2, 3]).await, (0, 3), "{way:?}: what is stored of three is asked for");
+            assert_eq!(apply(&keys(0..7, 5), &[]).await, (0, 3), "{way:?}: nothing is left to stage");
+            assert_eq!(count().await, 7);
+            assert_eq!(apply(&keys(3..5, 2), &[]).await, (2, 2), "{way:?}: both lose, and are staged to say so");
+            assert_eq!(apply(&[row(2, 6), row(3, 6), row(4, 4)], &[]).await, (1, 3), "{way:?}: one loses");
+            // Somebody deletes a row behind our back: it is inserted, because no tombstone dominates it, or isn't.
+            let forget = format!("DELETE FROM t WHERE id IN ('{}', '{}')", KEYS[5], KEYS[6].replace('\n', "\\n"));
+            database.execute(&forget).await;
+            let tombstone = format!(
+                "INSERT INTO afterimage_tombstones (pipeline, row_key, cdc_ts, cdc_partition, cdc_offset, deleted) VALUES ('p', CAST('{}' AS \
+                 BINARY), {}, 0, 9, UTC_TIMESTAMP(6))",
+                KEYS[5],
+                ts_ns(5, 9)
+            );
+            database.execute(&tombstone).await;
+            assert_eq!(apply(&keys(4..7, 7), &[]).await, (1, 3), "{way:?}: two are gone, one of them for good");
+            assert_eq!(count().await, 6);
+            let newest = "SELECT MIN(cdc_ts), MAX(cdc_ts) FROM t";
+            let (least, most) = (ts_ns(0, 5).min(ts_ns(1, 5)), ts_ns(4, 7).max(ts_ns(6, 7)));
+            assert_eq!(database.rows(newest).await, [[least.to_string(), most.to_string()]]);
         }
     }
 }

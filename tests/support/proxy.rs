@@ -2,8 +2,8 @@
 //!
 //! In: clients, on a port of 127.0.0.1. Out: the same bytes to and from the server, until a fault is armed. Statements are
 //! recognised by how their text begins, in COM_QUERY and COM_STMT_PREPARE; where a prepared one is executed, by EXECUTE and then
-//! its text. Connections must be neither encrypted nor compressed, and clients must not switch to the server's Unix socket. Runs on a thread of its own, so that a test that
-//! blocks doesn't stop it.
+//! its text. Connections must be neither encrypted nor compressed, and clients must not switch to the server's Unix socket.
+//! Runs on a thread of its own, so that a test that blocks doesn't stop it.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

@@ -44,6 +44,23 @@ macro_rules! on_both_servers {
     )+};
 }
 
+/// The same for what only MariaDB does: one test, `name::mariadb`.
+#[macro_export]
+macro_rules! on_mariadb {
+    ($($(#[$attribute:meta])* async fn $name:ident($server:ident) $body:block)+) => {$(
+        mod $name {
+            use super::*;
+
+            $(#[$attribute])*
+            #[tokio::test(flavor = "multi_thread")]
+            async fn mariadb() {
+                let $server = $crate::support::servers::mariadb().await;
+                $body
+            }
+        }
+    )+};
+}
+
 /// The MySQL server that all tests share: binary log on, LOAD DATA LOCAL allowed.
 pub async fn mysql() -> &'static PrivateServer {
     static SERVER: OnceCell<PrivateServer> = OnceCell::const_new();
