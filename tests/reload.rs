@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use afterimage::demo::outcome::Found;
-use afterimage::demo::server::PrivateServer;
+use afterimage::demo::server::{PrivateServer, free_port};
 use afterimage::generate::{Mix, OwnedRecord, Records, Workload};
 use serde_json::{Value, json};
 
@@ -43,10 +43,6 @@ async fn rig(server: &PrivateServer, variant: Variant) -> Rig {
 /// With the status page at `port`.
 fn with_status(port: u16) -> Variant {
     Variant { http: format!("listen = \"127.0.0.1:{port}\""), ..Variant::default() }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Another deployment's files: the shipped ones, with the rig's config.

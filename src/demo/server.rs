@@ -10,6 +10,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
@@ -388,12 +389,23 @@ impl Drop for PrivateServer {
     }
 }
 
-/// A port of 127.0.0.1 that nobody listens on at this moment.
+/// Ports below those that Linux hands out by itself, to listeners that ask for any and to every client that connects.
+const PORTS: std::ops::Range<u32> = 20_000..32_000;
+
+/// A port of 127.0.0.1 that nobody listens on at this moment. Who asked for it may need seconds until it does: so it is none that the
+/// system gives to others meanwhile, and no other call in this process gets it soon.
 pub fn free_port() -> Result<u16> {
-    TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .map_err(|error| trouble("no free port on 127.0.0.1").source(error))
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    // Other processes begin elsewhere: neighbouring numbers of processes are far apart.
+    let first = std::process::id().wrapping_mul(7_919);
+    for _ in PORTS {
+        let nth = first.wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
+        let Ok(port) = u16::try_from(PORTS.start + nth) else { continue };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(trouble(format!("no free port on 127.0.0.1 from {} to {}", PORTS.start, PORTS.end - 1)))
 }
 
 fn option(name: &str, path: &Path) -> OsString {
@@ -409,4 +421,16 @@ fn is_root() -> bool {
 
 fn trouble(what: impl Into<String>) -> Error {
     Error::new(Kind::SinkUnavailable, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_has_a_port_of_its_own_below_those_that_the_system_hands_out() {
+        let ports: std::collections::BTreeSet<u16> = (0..200).map(|_| free_port().unwrap()).collect();
+        assert_eq!(ports.len(), 200);
+        assert!(ports.iter().all(|port| PORTS.contains(&u32::from(*port))), "{ports:?}");
+    }
 }

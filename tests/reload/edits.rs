@@ -38,7 +38,7 @@ on_both_servers! {
 
     // Proves: P6
     async fn a_bad_edit_is_refused_by_name_and_changes_nothing(server) {
-        let port = free_port();
+        let port = free_port().unwrap();
         let mut rig = rig(server, with_status(port)).await;
         let mut running = rig.start("run");
         rig.write([event("ann", "DE", 1)]).await;
@@ -163,7 +163,7 @@ on_both_servers! {
     }
 
     async fn an_edit_that_needs_a_column_waits_for_it_and_a_column_nobody_yields_is_named(server) {
-        let port = free_port();
+        let port = free_port().unwrap();
         let mut rig = rig(server, with_status(port)).await;
         let mut running = rig.start("run");
         rig.write([event("ann", "DE", 1)]).await;
@@ -202,7 +202,7 @@ on_both_servers! {
     }
 
     async fn an_edit_that_the_pipelines_own_tests_contradict_is_refused_until_they_agree(server) {
-        let port = free_port();
+        let port = free_port().unwrap();
         let mut rig = Rig::new(server, with_status(port)).await;
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("queries/users/tests/create_update.yaml");
         rig.workspace.write("queries/users/tests/create_update.yaml", &std::fs::read_to_string(shipped).unwrap());

@@ -64,7 +64,7 @@ fn succeeds(files: &Workspace, arguments: &[&str]) -> String {
 on_both_servers! {
     // Proves: P1, P3, P6, R57, R62
     async fn a_field_that_events_begin_to_carry_becomes_a_column_while_two_instances_run_and_one_is_killed(server) {
-        let port = free_port();
+        let port = free_port().unwrap();
         let kafka = "\"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"500\"\n".to_owned();
         let http = format!("listen = \"127.0.0.1:{port}\"");
         let mut rig = rig(server, Variant { kafka, http, ..Variant::default() }).await;
@@ -142,7 +142,7 @@ on_both_servers! {
 
     // Proves: P1, P3, P6
     async fn widening_a_default_a_new_name_and_a_drop_on_purpose_go_live_without_a_restart(server) {
-        let port = free_port();
+        let port = free_port().unwrap();
         let mut rig = rig(server, with_status(port)).await;
         // Its form here: what the fold knows is not all that the table has.
         let desk = files(&rig, 0);

@@ -59,7 +59,7 @@ on_both_servers! {
 
     // Proves: P3, R57
     async fn an_instance_with_older_files_leaves_its_partitions_and_waits_until_it_has_newer_ones(server) {
-        let port = free_port();
+        let port = free_port().unwrap();
         let variant = Variant { http: format!("listen = \"127.0.0.1:{port}\""), ..quick(2) };
         let mut rig = rig(server, variant).await;
         let old = files(&rig, 0);
