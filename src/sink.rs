@@ -114,7 +114,7 @@ pub struct Sink {
     session: Option<Session>,
     prepared: Option<Arc<Prepared>>,
     experience: Arc<Experience>,
-    /// Of the staged rows, see [`experience::keys`].
+    /// Of the rows that were staged and not committed yet, see [`experience::keys`].
     keys: Vec<u64>,
     /// What of the staged rows is going to lose, by what was stored when [`Sink::known`] was asked.
     foreseen: Vec<Superseded>,
@@ -237,11 +237,19 @@ impl Sink {
         self.keys = experience::keys(&prepared.target, work.latest);
         let expected = Expected {
             all_new: self.experience.expects_new_rows(),
-            stored: self.experience.stored(&self.keys),
+            stored: self.experience.stored(&self.keys, work.latest, &work.late),
             reliable: self.experience.relies_on_stored(),
         };
         let staging = stage_rows(session, prepared, work, &expected, self.most_text_rows).await;
+        if !matches!(staging, Ok(Staging::Ready(_))) {
+            self.forget();
+        }
         staging.map_err(StatementError::into_error_about_rows)
+    }
+
+    /// What was staged isn't going to be applied, or not as it is.
+    pub fn forget(&mut self) {
+        self.experience.forget(&std::mem::take(&mut self.keys));
     }
 
     /// What is stored of the keys of late rows of `work`, which this session has just staged.
@@ -258,6 +266,15 @@ impl Sink {
 
     /// Applies `work`, which this session has just staged, in one transaction, together with `evidence` about its late rows.
     pub async fn transact(&mut self, work: &Work<'_>, waiting: &Waiting, evidence: &[OutOfOrder]) -> Result<Outcome> {
+        let outcome = self.apply(work, waiting, evidence).await;
+        match outcome {
+            Ok(Outcome::Committed { .. }) => self.keys.clear(),
+            _ => self.forget(),
+        }
+        outcome
+    }
+
+    async fn apply(&mut self, work: &Work<'_>, waiting: &Waiting, evidence: &[OutOfOrder]) -> Result<Outcome> {
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(unstaged());
         };
@@ -273,10 +290,7 @@ impl Sink {
         let body = Body { work, swap: &swap, records: &records, prepared, waiting, foreseen: &self.foreseen };
         match transaction(session, &self.owner, &body, &self.experience).await {
             Ok(Written::Merged(superseded)) => match session.run("COMMIT").await {
-                Ok(_) => {
-                    self.experience.committed(&self.keys, work.latest);
-                    Ok(Outcome::Committed { superseded, out_of_order: evidence.len() })
-                }
+                Ok(_) => Ok(Outcome::Committed { superseded, out_of_order: evidence.len() }),
                 Err(error) => {
                     // Whatever the answer was, the transaction's fate is read from the positions, on a new connection.
                     session.abandon();

@@ -176,12 +176,13 @@ impl Writer {
         Self { sink, at, way }
     }
 
-    /// Applies once; what was known of late rows, and the outcome.
-    async fn attempt(
-        &mut self,
-        rows: &RecordBatch,
-        late: &[bool],
-    ) -> (Known, Result<Vec<Superseded>, Option<afterimage::error::Error>>, Vec<RowFault>) {
+    /// One more on the same road, for the batch behind this one's.
+    fn another(&self) -> Self {
+        Self { sink: self.sink.another(), at: self.at.clone(), way: self.way }
+    }
+
+    /// Sees to it that the next batch goes this writer's way.
+    async fn choose_way(&mut self) {
         let facts = &mut self.sink.session().await.unwrap().facts;
         facts.local_infile = matches!(self.way, Way::Load | Way::NewLoad | Way::Bulk);
         let bulk = matches!(self.way, Way::Bulk | Way::BulkAlone | Way::NewBulk);
@@ -192,10 +193,13 @@ impl Writer {
             Way::Bulk | Way::BulkAlone => self.sink.rely_on_stored_rows(),
             Way::Text | Way::Load | Way::Insert => {}
         }
+    }
+
+    /// The next batch.
+    fn work<'a>(&self, rows: &'a RecordBatch, late: &[bool]) -> Work<'a> {
         let count = rows.num_rows() as i64;
         let sums =
             SumChanges { read: count, accepted: count, changes: count, upserted: count, ..SumChanges::default() };
-        let id = rand::rng().random();
         let advance = Advance {
             partition: 0,
             epoch: self.at.epoch,
@@ -206,14 +210,29 @@ impl Writer {
             sums,
             generation: self.sink.owner().generation,
         };
-        let work = Work {
-            id,
+        Work {
+            id: rand::rng().random(),
             advances: vec![advance],
             latest: rows,
             late: late.to_vec(),
             quarantine: Vec::new(),
             settled: Vec::new(),
-        };
+        }
+    }
+
+    /// Is where `work` leads.
+    fn follow(&mut self, work: &Work<'_>) {
+        (self.at.next_offset, self.at.transaction) = (work.advances[0].to, work.id);
+    }
+
+    /// Applies once; what was known of late rows, and the outcome.
+    async fn attempt(
+        &mut self,
+        rows: &RecordBatch,
+        late: &[bool],
+    ) -> (Known, Result<Vec<Superseded>, Option<afterimage::error::Error>>, Vec<RowFault>) {
+        self.choose_way().await;
+        let work = self.work(rows, late);
         let mut known = Vec::new();
         let outcome = match self.sink.stage(&work).await {
             Ok(Staging::Ready(staged)) => match self.sink.known(&work, &staged).await {
@@ -228,7 +247,7 @@ impl Writer {
         };
         match outcome {
             Ok(Outcome::Committed { mut superseded, .. }) => {
-                (self.at.next_offset, self.at.transaction) = (self.at.next_offset + count, id);
+                self.follow(&work);
                 superseded.sort_by_key(|lost| lost.partition);
                 (known, Ok(superseded), Vec::new())
             }
@@ -236,6 +255,12 @@ impl Writer {
             Ok(Outcome::Lost(found)) => panic!("lost: {found:?}"),
             Err(error) => (known, Err(Some(error)), Vec::new()),
         }
+    }
+
+    /// Rows in the session's stage; of an earlier batch where nothing was staged since.
+    async fn staged(&mut self) -> i64 {
+        let session = self.sink.session().await.unwrap();
+        session.rows("SELECT COUNT(*) FROM afterimage_stage").await.unwrap()[0].get(0).unwrap()
     }
 }
 
@@ -556,11 +581,7 @@ on_mariadb! {
                 let late: Vec<bool> = (0..changes.len()).map(|row| late.contains(&row)).collect();
                 let (rows, late) = batch(shape, changes, &late);
                 let lost = writer.attempt(&rows, &late).await.1.unwrap();
-                let session = writer.sink.session().await.unwrap();
-                // Of an earlier batch where nothing was staged since.
-                let staged = session.rows("SELECT COUNT(*) FROM afterimage_stage").await.unwrap();
-                let staged: i64 = staged[0].get(0).unwrap();
-                (lost.iter().map(|lost| lost.upserts).sum::<i64>(), staged)
+                (lost.iter().map(|lost| lost.upserts).sum::<i64>(), writer.staged().await)
             };
             let keys = |keys: std::ops::Range<usize>, age| -> Vec<Change> { keys.map(|key| row(key, age)).collect() };
             assert_eq!(apply(&keys(0..5, 1), &[]).await, (0, 5), "{way:?}: nothing is known of the keys");
@@ -587,5 +608,58 @@ on_mariadb! {
             let (least, most) = (ts_ns(0, 5).min(ts_ns(1, 5)), ts_ns(4, 7).max(ts_ns(6, 7)));
             assert_eq!(database.rows(newest).await, [[least.to_string(), most.to_string()]]);
         }
+    }
+}
+
+on_mariadb! {
+    // Proves: P1
+    async fn of_keys_in_a_batch_on_its_way_the_next_one_knows_what_is_left(server) {
+        let shape = &SHAPES[0];
+        let database = database(server, shape, "").await;
+        let mut first = Writer::new(server, &database, shape, "topic", Way::Bulk).await;
+        // The time says whether a change is a delete.
+        let change = |key: usize, age: i64, deleted: bool| {
+            let ts_ns = 3 * age + (i64::from(!deleted) - key as i64).rem_euclid(3);
+            Change { key, version: Version { ts_ns, partition: 0, offset: 3 } }
+        };
+        let upserts = |keys: std::ops::Range<usize>, age| -> Vec<Change> { keys.map(|key| change(key, age, false)).collect() };
+        // The second time they aren't new: the next batches aren't tried as such.
+        for age in [0, 1] {
+            let (rows, late) = batch(shape, &upserts(0..5, age), &[]);
+            assert_eq!(first.attempt(&rows, &late).await.1.unwrap(), []);
+        }
+        let mut second = first.another();
+        // Two are deleted, one of them by an event behind which an older one came; a sixth is new, a seventh perhaps.
+        let (rows, late) = batch(
+            shape,
+            &[change(0, 2, true), change(1, 2, true), change(2, 2, false), change(3, 2, false), change(5, 2, false), change(6, 2, false)],
+            &[false, true, false, false, false, true],
+        );
+        first.choose_way().await;
+        let work = first.work(&rows, &late);
+        let Staging::Ready(waiting) = first.sink.stage(&work).await.unwrap() else { panic!("refused") };
+        assert_eq!(first.staged().await, 4, "two updates are on this side still");
+        // The next one is on its way before the first one is applied.
+        second.follow(&work);
+        second.choose_way().await;
+        let (next_rows, next_late) = batch(shape, &upserts(0..7, 3), &[]);
+        let next = second.work(&next_rows, &next_late);
+        let Staging::Ready(next_waiting) = second.sink.stage(&next).await.unwrap() else { panic!("refused") };
+        assert_eq!(second.staged().await, 3, "those that are deleted, and the one that may have lost");
+        let outcome = first.sink.transact(&work, &waiting, &[]).await.unwrap();
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+        let outcome = second.sink.transact(&next, &next_waiting, &[]).await.unwrap();
+        assert!(matches!(&outcome, Outcome::Committed { superseded, .. } if superseded.is_empty()), "{outcome:?}");
+        assert_eq!(second.staged().await, 3, "and nothing was taken back");
+        assert_eq!(database.number("SELECT COUNT(*) FROM t WHERE cdc_ts >= 9").await, 7);
+        // One that isn't applied after all teaches nothing.
+        second.follow(&next);
+        second.choose_way().await;
+        let (rows, late) = batch(shape, &upserts(7..9, 4), &[]);
+        let work = second.work(&rows, &late);
+        assert!(matches!(second.sink.stage(&work).await.unwrap(), Staging::Ready(_)));
+        second.sink.forget();
+        assert_eq!(second.attempt(&rows, &late).await.1.unwrap(), []);
+        assert_eq!(second.staged().await, 2, "both new, and known as such");
     }
 }

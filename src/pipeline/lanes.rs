@@ -267,6 +267,7 @@ async fn fly(mut sink: Sink, parcel: Arc<Parcel>, turn: Turn, asking: mpsc::Unbo
         && (before.await.is_err() || *turn.stop.borrow())
     {
         drop(work);
+        sink.forget();
         return Flown { sink, landed: Landed::StoodBack, staging, transaction: Duration::ZERO };
     }
     let began = Instant::now();

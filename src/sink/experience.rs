@@ -1,7 +1,7 @@
 //! What the last batches were like, shared by all writers of a pipeline. What is saved by a guess made from it is saved only where the
 //! server's own counts say that it came true: a wrong one costs time and nothing else.
 //!
-//! In: keys of batches, and what became of them. Out: whether the next batch is likely to be all new ([`Guess`]), and which keys are
+//! In: keys of batches that are on their way, and what became of guesses. Out: whether the next batch is likely to be all new ([`Guess`]), and which keys are
 //! likely to have a row: what is changed once is likely to be changed again, and how far that can be relied on.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use crate::target::Target;
 /// Keys remembered at most; 4 MiB.
 const SLOTS: usize = 1 << 20;
 
-/// After a guess that failed, so many times as many batches have to be new before the next one.
+/// After a guess that failed, so many times as many batches have to be new before the next one, until as many guesses have come true.
 const DISTRUST: u32 = 8;
 const MOST_DISTRUST: u32 = 4096;
 
@@ -66,22 +66,28 @@ impl Experience {
         if right { lately.updates.note(true) } else { lately.updates.failed() }
     }
 
-    /// Per key, whether it is likely to have a row.
-    pub fn stored(&self, keys: &[u64]) -> Vec<bool> {
-        let lately = self.lately();
-        keys.iter().map(|key| lately.recent.contains(*key)).collect()
-    }
-
-    /// Learns from a batch's rows.
-    pub fn committed(&self, keys: &[u64], rows: &RecordBatch) {
+    /// Per row of a batch, whether its key is likely to have one when the batch's turn comes. Learns at once what will be there after it:
+    /// the next batch is asked about while this one is still under way. Of a `late` key it isn't known which of its events wins.
+    pub fn stored(&self, keys: &[u64], rows: &RecordBatch, late: &[bool]) -> Vec<bool> {
         let deleted = rows.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
         let mut lately = self.lately();
+        let recent = &mut lately.recent;
+        let mut stored = Vec::with_capacity(keys.len());
         for (row, key) in keys.iter().enumerate() {
+            stored.push(recent.contains(*key));
             match Marks::default().op(deleted, row) {
-                Op::Delete => lately.recent.remove(*key),
-                Op::Insert | Op::Update => lately.recent.add(*key),
+                Op::Delete => recent.remove(*key),
+                Op::Insert | Op::Update if late.get(row).copied().unwrap_or(false) => {}
+                Op::Insert | Op::Update => recent.add(*key),
             }
         }
+        stored
+    }
+
+    /// Forgets keys: what was learned from a batch that came to nothing.
+    pub fn forget(&self, keys: &[u64]) {
+        let mut lately = self.lately();
+        keys.iter().for_each(|key| lately.recent.remove(*key));
     }
 }
 
@@ -111,6 +117,9 @@ impl Guess {
     /// Learns from a batch that was merged.
     pub fn note(&mut self, was_so: bool) {
         self.streak = if was_so { self.streak.saturating_add(1) } else { 0 };
+        if self.wanted > 1 && self.streak >= self.wanted.saturating_mul(2) {
+            self.wanted = 1;
+        }
     }
 
     /// Learns from a guess that failed.
@@ -168,6 +177,10 @@ pub fn keys(target: &Target, rows: &RecordBatch) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BooleanArray};
+
     use super::*;
 
     #[test]
@@ -190,6 +203,43 @@ mod tests {
         guess.note(false);
         guess.note(true);
         assert_eq!(guess.streak, 1);
+    }
+
+    #[test]
+    fn guesses_that_come_true_as_often_as_they_were_not_made_restore_trust() {
+        let mut guess = Guess::default();
+        guess.failed();
+        guess.failed();
+        (0..64 + 63).for_each(|_| guess.note(true));
+        assert_eq!(guess.wanted, 64);
+        guess.note(true);
+        assert_eq!(guess.wanted, 1);
+        assert!(guess.is_likely());
+    }
+
+    #[test]
+    fn of_a_key_it_is_known_what_the_batch_before_leaves_of_it() {
+        let experience = Experience::default();
+        let batch = |deleted: [bool; 4]| {
+            let deleted: ArrayRef = Arc::new(BooleanArray::from(deleted.to_vec()));
+            RecordBatch::try_from_iter([("_deleted", deleted)]).unwrap()
+        };
+        let (none, keys, upserts) = ([false; 4], [1, 2, 3, 4], batch([false; 4]));
+        assert_eq!(experience.stored(&keys, &upserts, &none), none, "never seen");
+        assert_eq!(
+            experience.stored(&keys, &batch([true, true, false, false]), &[false, true, false, true]),
+            [true; 4]
+        );
+        let late = [false, true, true, false];
+        assert_eq!(
+            experience.stored(&keys, &upserts, &late),
+            [false, false, true, true],
+            "a deleted key has no row, late or not"
+        );
+        let after = experience.stored(&keys, &upserts, &none);
+        assert_eq!(after, [true, false, true, true], "what is late may have lost against a delete");
+        experience.forget(&[1, 3]);
+        assert_eq!(experience.stored(&keys, &upserts, &none), [false, true, false, true]);
     }
 
     #[test]
