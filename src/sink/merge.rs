@@ -144,9 +144,11 @@ impl Merge {
             s = version("s"),
             d = version("d"),
         );
+        // A row has outlived every tombstone of its key. With NULL neither server looks for one.
         let known = format!(
             "SELECT s.`__late`, t.cdc_ts, t.cdc_partition, t.cdc_offset, d.cdc_ts, d.cdc_partition, d.cdc_offset FROM {STAGE} s \
-             LEFT JOIN {table} t ON {on_key} LEFT JOIN {TOMBSTONES} d ON {on_tombstone} WHERE s.`__late` IS NOT NULL ORDER BY s.`__late`"
+             LEFT JOIN {table} t ON {on_key} LEFT JOIN {TOMBSTONES} d ON d.pipeline = {pipeline} AND \
+             d.row_key = IF(t.cdc_ts IS NULL, {row_key}, NULL) WHERE s.`__late` IS NOT NULL ORDER BY s.`__late`"
         );
         Self {
             tombstones,
