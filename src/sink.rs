@@ -11,6 +11,7 @@
 
 mod direct;
 mod encode;
+mod evidence;
 pub mod evolve;
 mod experience;
 mod fresh;
@@ -41,6 +42,7 @@ use arrow::array::RecordBatch;
 
 use self::direct::Direct;
 pub use self::encode::Lines;
+use self::evidence::Evidence;
 use self::experience::{Experience, Guess};
 use self::fresh::{Fresh, NewRows};
 use self::inspect::Inspected;
@@ -48,7 +50,6 @@ use self::merge::Merge;
 pub use self::merge::{Known, Superseded};
 use self::positions::{Advance, Found, Owner, Token};
 use self::quarantine::{Quarantined, Settled};
-use self::quoting::binary;
 use self::session::{Connector, Session, StatementError};
 use self::stage::{Counts, Filled, Stage};
 pub use self::stage::{Marks, RowFault, Staged};
@@ -129,6 +130,7 @@ struct Prepared {
     updates: Updates,
     stage: Stage,
     merge: Merge,
+    evidence: Evidence,
 }
 
 impl Sink {
@@ -172,7 +174,8 @@ impl Sink {
         let pipeline = &self.owner.pipeline;
         let (direct, fresh) = (Direct::new(&target, pipeline), Fresh::new(&target, pipeline));
         let (updates, stage, merge) = (Updates::new(&target), Stage::new(&target), Merge::new(&target, pipeline));
-        self.prepared = Some(Arc::new(Prepared { target, direct, fresh, updates, stage, merge }));
+        let evidence = Evidence::new(&self.owner);
+        self.prepared = Some(Arc::new(Prepared { target, direct, fresh, updates, stage, merge, evidence }));
     }
 
     /// One more for the same owner, with a session of its own; both learn from each other.
@@ -286,8 +289,7 @@ impl Sink {
             session.abandon();
         })?;
         records.extend(quarantine::settlements(&self.owner, &work.settled));
-        records.extend(evidence_inserts(&self.owner, evidence, packet / 2));
-        let body = Body { work, swap: &swap, records: &records, prepared, waiting, foreseen: &self.foreseen };
+        let body = Body { work, swap: &swap, records: &records, evidence, prepared, waiting, foreseen: &self.foreseen };
         match transaction(session, &self.owner, &body, &self.experience).await {
             Ok(Written::Merged(superseded)) => match session.run("COMMIT").await {
                 Ok(_) => Ok(Outcome::Committed { superseded, out_of_order: evidence.len() }),
@@ -351,6 +353,7 @@ struct Body<'a> {
     work: &'a Work<'a>,
     swap: &'a str,
     records: &'a [String],
+    evidence: &'a [OutOfOrder],
     prepared: &'a Prepared,
     waiting: &'a Waiting,
     foreseen: &'a [Superseded],
@@ -396,6 +399,7 @@ async fn transaction(
     for statement in body.records {
         session.run(statement).await.map_err(operator)?;
     }
+    body.prepared.evidence.put(session, body.evidence).await?;
     failpoint!("before_commit");
     Ok(Written::Merged(superseded))
 }
@@ -481,38 +485,4 @@ async fn stage_rows(
         Filled::Staged(filled) => ready(filled, updates),
         Filled::Refused(faults) => Staging::Refused(faults),
     })
-}
-
-/// INSERTs for `events`, each of about `byte_limit` at most.
-fn evidence_inserts(owner: &Owner, events: &[OutOfOrder], byte_limit: usize) -> Vec<String> {
-    let (pipeline, topic) = (positions::text_ascii(&owner.pipeline), positions::text_ascii(&owner.topic));
-    let head = format!(
-        "INSERT INTO {} (pipeline, topic, kafka_partition, kafka_offset, event_key, event_ts_ns, newest_ts_ns, newest_partition, \
-         newest_offset, detected) VALUES ",
-        tables::OUT_OF_ORDER
-    );
-    let tail = " ON DUPLICATE KEY UPDATE detected = VALUES(detected)";
-    let mut statements = Vec::new();
-    let mut sql = String::new();
-    for event in events {
-        let row = format!(
-            "({pipeline}, {topic}, {}, {}, {}, {}, {}, {}, {}, UTC_TIMESTAMP(6))",
-            event.position.partition,
-            event.position.offset,
-            binary(event.key.0.as_bytes()),
-            event.ts_ns,
-            event.known.ts_ns,
-            event.known.partition,
-            event.known.offset,
-        );
-        if !sql.is_empty() && sql.len() + row.len() > byte_limit.min(1 << 20) {
-            statements.push(std::mem::take(&mut sql) + tail);
-        }
-        sql.push_str(if sql.is_empty() { &head } else { ", " });
-        sql.push_str(&row);
-    }
-    if !sql.is_empty() {
-        statements.push(sql + tail);
-    }
-    statements
 }

@@ -9,11 +9,13 @@ use std::time::Duration;
 use afterimage::demo::server::{Flavour, PrivateServer};
 use afterimage::error::Kind;
 use afterimage::generation::{Generation, Marks};
-use afterimage::position::Version;
+use afterimage::hold::Key;
+use afterimage::position::{Position, Version};
 use afterimage::sink::generations::{Grounds, Registered};
 use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
 use afterimage::sink::session::{Address, Connector};
 use afterimage::sink::{Known, Outcome, RowFault, Sink, Staging, Superseded, Work, migrate};
+use afterimage::work::OutOfOrder;
 use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
@@ -661,5 +663,49 @@ on_mariadb! {
         second.sink.forget();
         assert_eq!(second.attempt(&rows, &late).await.1.unwrap(), []);
         assert_eq!(second.staged().await, 2, "both new, and known as such");
+    }
+}
+
+on_both_servers! {
+    // Proves: P4
+    async fn evidence_of_late_events_is_the_same_whichever_way_it_went(server) {
+        let shape = &SHAPES[0];
+        let version = |number: i64| Version { ts_ns: i64::MIN + number, partition: 1, offset: number };
+        // More than fit into a request, and keys of all kinds.
+        let events: Vec<OutOfOrder> = (0..45_i64)
+            .map(|number| OutOfOrder {
+                position: Position { partition: 0, offset: number },
+                key: Key(KEYS[number as usize % KEYS.len()].into()),
+                ts_ns: -number,
+                known: version(number),
+            })
+            .collect();
+        let mut found = Vec::new();
+        for way in [Way::Load, Way::Bulk] {
+            let database = database(server, shape, "").await;
+            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
+            let (rows, late) = batch(shape, &[], &[]);
+            // All by themselves, few, and all again.
+            for evidence in [&events[3..40], &events[..5], &events[..]] {
+                writer.choose_way().await;
+                let work = writer.work(&rows, &late);
+                let Staging::Ready(waiting) = writer.sink.stage(&work).await.unwrap() else { panic!("refused") };
+                let outcome = writer.sink.transact(&work, &waiting, evidence).await.unwrap();
+                assert!(matches!(outcome, Outcome::Committed { out_of_order, .. } if out_of_order == evidence.len()));
+                writer.follow(&work);
+            }
+            let all = "SELECT pipeline, topic, kafka_partition, kafka_offset, HEX(event_key), event_ts_ns, newest_ts_ns, newest_partition, \
+                       newest_offset, detected > UTC_TIMESTAMP() - INTERVAL 1 HOUR FROM out_of_order_events ORDER BY kafka_offset";
+            found.push(database.rows(all).await);
+        }
+        let wanted: Vec<Vec<String>> = events
+            .iter()
+            .map(|OutOfOrder { position, key, ts_ns, known }| {
+                let key: String = key.0.bytes().map(|byte| format!("{byte:02X}")).collect();
+                let numbers = [*ts_ns, known.ts_ns, known.partition.into(), known.offset, 1].map(|number| number.to_string());
+                [vec!["p".into(), "topic".into(), "0".into(), position.offset.to_string(), key], numbers.to_vec()].concat()
+            })
+            .collect();
+        assert_eq!(found, [wanted.clone(), wanted]);
     }
 }

@@ -9,7 +9,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use mysql_async::Row;
 
 use super::encode::{Keys, Tuples};
-use super::insert::Insert;
+use super::insert::{Insert, Rows};
 use super::merge::{Known, Merged, Superseded, guarded, newer_last, version, versions};
 use super::positions::text_ascii;
 use super::quoting::{binary, identifier};

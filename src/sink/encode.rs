@@ -15,6 +15,7 @@ use arrow::datatypes::{
 use bytes::Bytes;
 use mysql_async::Value;
 
+use super::insert;
 use super::quoting::identifier;
 use super::stage::{Marks, RowFault};
 use super::tables::MAX_KEY_BYTES;
@@ -248,9 +249,10 @@ impl<'a> Tuples<'a> {
     pub fn of_target(target: &'a Target, rows: &'a RecordBatch) -> Result<Self, RowFault> {
         Ok(Self { rows: Rows::new(target, rows, Marks::default())?, staged: false })
     }
+}
 
-    /// Appends a row as literals, `(v1,v2,..)`.
-    pub fn push(&self, sql: &mut Vec<u8>, row: usize) -> Result<(), RowFault> {
+impl insert::Rows for Tuples<'_> {
+    fn push(&self, sql: &mut Vec<u8>, row: usize) -> Result<(), RowFault> {
         sql.push(b'(');
         if self.staged {
             self.rows.write_staged(sql, row, Form::Literal)?;
@@ -261,8 +263,7 @@ impl<'a> Tuples<'a> {
         Ok(())
     }
 
-    /// A row as one value per column.
-    pub fn values(&self, row: usize) -> Result<Vec<Value>, RowFault> {
+    fn values(&self, row: usize) -> Result<Vec<Value>, RowFault> {
         let mut values = Vec::with_capacity(self.rows.columns.len() + 6);
         if self.staged {
             self.rows.staged_values(&mut values, row)?;

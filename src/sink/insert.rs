@@ -1,6 +1,6 @@
 //! An INSERT of many rows, for where `LOAD DATA LOCAL` can't be or costs more.
 //!
-//! In: rows of a batch as [`Tuples`], and which of them. Out: what the server counted, over all of its statements. MariaDB takes any
+//! In: [`Rows`], and which of them. Out: what the server counted, over all of its statements. MariaDB takes any
 //! number of rows as values of one prepared statement in one request (`COM_STMT_BULK_EXECUTE`), so that it parses neither SQL nor
 //! numbers; while it works on one request, the next one is made. A row too long for a request goes as text, with all that follow it, and so
 //! does everything on MySQL and where a proxy doesn't pass such requests on.
@@ -11,7 +11,6 @@
 
 use mysql_async::Value;
 
-use super::encode::Tuples;
 use super::quoting::identifier;
 use super::server_error::{Class, refuses_prepared};
 use super::session::{Done, ServerFacts, Session, StatementError};
@@ -27,13 +26,28 @@ pub struct Insert {
     head: String,
     /// What follows the rows, in MySQL's and in MariaDB's dialect.
     tails: [String; 2],
-    columns: usize,
+    /// A row in which each of the values is a question mark.
+    row: String,
+}
+
+/// Rows by number, as an INSERT takes them.
+pub trait Rows {
+    /// Appends a row as literals, `(v1,v2,..)`.
+    fn push(&self, sql: &mut Vec<u8>, row: usize) -> Result<(), RowFault>;
+
+    /// The values of a row, without those that are the same in each.
+    fn values(&self, row: usize) -> Result<Vec<Value>, RowFault>;
 }
 
 impl Insert {
     /// `head` ends with VALUES and is followed by rows of so many columns.
     pub fn new(head: String, columns: usize, tails: [String; 2]) -> Self {
-        Self { head, tails, columns }
+        Self::of_rows_like(format!("({})", vec!["?"; columns].join(",")), head, tails)
+    }
+
+    /// `row` is a row in which each of the values is a question mark.
+    pub fn of_rows_like(row: String, head: String, tails: [String; 2]) -> Self {
+        Self { head, tails, row }
     }
 
     /// Of rows of the target, each with its version.
@@ -59,11 +73,11 @@ impl Insert {
     pub async fn put(
         &self,
         session: &mut Session,
-        tuples: &Tuples<'_>,
+        tuples: &impl Rows,
         rows: &[usize],
     ) -> Result<Option<Done>, StatementError> {
         let (most, limit) = (session.facts.bulk_rows, longest(&session.facts));
-        let statement = format!("{}({}){}", self.head, vec!["?"; self.columns].join(","), self.tail(true));
+        let statement = format!("{}{}{}", self.head, self.row, self.tail(true));
         let (mut sum, mut rest) = (Done::default(), rows);
         let mut next = request(tuples, rest, most, limit);
         loop {
@@ -104,7 +118,7 @@ impl Insert {
     pub async fn put_text(
         &self,
         session: &mut Session,
-        tuples: &Tuples<'_>,
+        tuples: &impl Rows,
         mut rows: &[usize],
     ) -> Result<Result<Done, Option<RowFault>>, StatementError> {
         let mut sum = Done::default();
@@ -127,7 +141,7 @@ impl Insert {
     }
 
     /// A statement for the first of the rows, and for how many.
-    fn text(&self, facts: &ServerFacts, tuples: &Tuples<'_>, rows: &[usize]) -> Result<(String, usize), RowFault> {
+    fn text(&self, facts: &ServerFacts, tuples: &impl Rows, rows: &[usize]) -> Result<(String, usize), RowFault> {
         // Ten columns on one core: MySQL takes a fifth more time for a row of 2,000 than for one of 400 to 1,000, MariaDB a tenth more for
         // one of 1,000 than for one of 5,000.
         let most = if facts.mariadb { 5000 } else { 800 };
@@ -159,7 +173,7 @@ fn longest(facts: &ServerFacts) -> usize {
 }
 
 /// The values of the first rows: of up to `most`, as far as they have no more than `limit` bytes.
-fn request(tuples: &Tuples<'_>, rows: &[usize], most: usize, limit: usize) -> Result<Vec<Vec<Value>>, RowFault> {
+fn request(tuples: &impl Rows, rows: &[usize], most: usize, limit: usize) -> Result<Vec<Vec<Value>>, RowFault> {
     let mut values = Vec::with_capacity(rows.len().min(most));
     let mut bytes = 0;
     for row in rows.iter().take(most) {

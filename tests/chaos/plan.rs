@@ -33,7 +33,7 @@ const PLACES: [&str; 15] = [
 ];
 
 /// Statements whose connection may break: staging, rows as values, each part of the transaction, COMMIT (thrice as often), the read-back.
-const STATEMENTS: [&str; 16] = [
+const STATEMENTS: [&str; 18] = [
     "COMMIT",
     "COMMIT",
     "COMMIT",
@@ -42,6 +42,8 @@ const STATEMENTS: [&str; 16] = [
     "LOAD DATA",
     "EXECUTE INSERT INTO `AFTERIMAGE_STAGE`",
     "EXECUTE INSERT INTO `ENRICHED_USER`",
+    "EXECUTE INSERT INTO OUT_OF_ORDER_EVENTS",
+    "INSERT INTO OUT_OF_ORDER_EVENTS",
     "CREATE TEMPORARY",
     "UPDATE (SELECT",
     "INSERT INTO AFTERIMAGE_TOMBSTONES",

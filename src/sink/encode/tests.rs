@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use arrow::array::{Int32Array, Int64Array, StringArray, TimestampNanosecondArray};
 
+use super::insert::Rows as _;
 use super::*;
 use crate::target::Column;
 
