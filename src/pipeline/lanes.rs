@@ -236,7 +236,8 @@ impl Lane {
                 if let Landed::Outcome(Ok(Outcome::Committed { .. })) = landed {
                     let (events, bytes, more) = (parcel.raw.len(), parcel.raw.byte_len(), parcel.raw.more);
                     let preparing = parcel.decode + parcel.sql + staging;
-                    self.pace.note(&Pass { events, bytes, more, age, limits, preparing, transaction });
+                    let rows = parcel.evaluation.latest.num_rows();
+                    self.pace.note(&Pass { events, bytes, rows, more, age, limits, preparing, transaction });
                 }
                 (landed, staging + transaction)
             }

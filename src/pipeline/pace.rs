@@ -4,8 +4,9 @@
 //! per event (statements, the commit, versions of one key that fall together before they reach the server) but nobody sees any of
 //! it before all of it is committed. So a batch may take a part of the time that the backlog has lasted so far: what was produced a
 //! moment ago is there within milliseconds, whoever looks at any time sees most of what could be there, and of records that have waited
-//! for seconds batches are as large as [`LONGEST`] allows. How many events that is follows from the measured time per event alone: a
-//! server that becomes slow gets small transactions, a fast one large ones.
+//! for seconds batches are as large as [`LONGEST`] allows, or, where nothing falls together, as pays for statements and commit. How many
+//! events that is follows from the measured time per event alone: a server that becomes slow gets small transactions, a fast one large
+//! ones.
 
 use std::time::Duration;
 
@@ -17,6 +18,11 @@ const FIRST_EVENTS: usize = 1_000;
 const SHORTEST: Duration = Duration::from_millis(100);
 /// ... and no longer than this.
 const LONGEST: Duration = Duration::from_secs(1);
+/// ... nor, where nearly every event is a row of its own, than so many times the shortest one of the same backlog: beyond that more events
+/// cost no less each, and everybody waits longer.
+const ENOUGH: u32 = 10;
+/// Of so many events one may fall together with another then.
+const MANY: usize = 32;
 /// Which part of the time that the backlog has lasted, or its records have waited, a batch may take.
 const PART: u32 = 3;
 /// By how much a batch may be larger than the one before it: what is measured at one size says little about a much larger one.
@@ -34,6 +40,8 @@ pub struct Pace {
     per_event: Option<f64>,
     /// How long there has been a backlog: the sum over full batches since the last one that wasn't, or as long as their records waited.
     backlog: Duration,
+    /// The shortest batch since it began: no less than what a batch costs by itself, however small.
+    shortest: Duration,
 }
 
 /// What became of one batch.
@@ -41,6 +49,8 @@ pub struct Pace {
 pub struct Pass {
     pub events: usize,
     pub bytes: usize,
+    /// What its events came to.
+    pub rows: usize,
     /// Whether more was known to come behind it.
     pub more: bool,
     /// How long its youngest record had waited.
@@ -68,7 +78,13 @@ impl Pass {
 impl Pace {
     /// `most` is what the configuration allows; `max_wait` is passed on.
     pub fn new(most: BatchLimits) -> Self {
-        Self { events: FIRST_EVENTS.min(most.max_events), most, per_event: None, backlog: Duration::ZERO }
+        Self {
+            events: FIRST_EVENTS.min(most.max_events),
+            most,
+            per_event: None,
+            backlog: Duration::ZERO,
+            shortest: Duration::MAX,
+        }
     }
 
     /// Of the next batch.
@@ -83,18 +99,25 @@ impl Pace {
         // The client may lag behind for a moment in the middle of a backlog: what it had fetched by then fills no batch.
         let backlog = (self.backlog + pass.occupied()).max(pass.age);
         self.backlog = if full || telling && pass.more { backlog } else { Duration::ZERO };
+        self.shortest = if self.backlog.is_zero() { Duration::MAX } else { self.shortest.min(pass.occupied()) };
         if telling {
             let measured = pass.occupied().as_secs_f64() / pass.events.max(1) as f64;
             // At once where it became slower, with half the weight where faster: one stall must not be forgotten in the next batch.
             self.per_event = Some(self.per_event.map_or(measured, |known| measured.max((measured + known) / 2.0)));
         }
-        let allowed = (self.backlog / PART).clamp(SHORTEST, LONGEST).as_secs_f64();
+        let allowed = (self.backlog / PART).clamp(SHORTEST, self.longest(pass)).as_secs_f64();
         let fitting = self.per_event.map_or(self.events, |per_event| events_in(allowed, per_event));
         // Of a small batch most is fixed costs, which say that no more than a few times as many would fit.
         let doubled = full && pass.occupied().as_secs_f64() * 2.0 < allowed;
         let fitting = if doubled { fitting.max(pass.events.saturating_mul(2)) } else { fitting };
         let grown = pass.events.max(self.events.min(FIRST_EVENTS)).saturating_mul(GROWTH);
         self.events = fitting.min(grown).clamp(1, self.most.max_events.max(1));
+    }
+
+    /// How long a batch may take after `pass`, however long the backlog has lasted.
+    fn longest(&self, pass: &Pass) -> Duration {
+        let falls_together = pass.events.saturating_sub(pass.rows).saturating_mul(MANY) > pass.events;
+        if falls_together { LONGEST } else { self.shortest.saturating_mul(ENOUGH).clamp(SHORTEST, LONGEST) }
     }
 }
 

@@ -20,8 +20,19 @@ struct Commit {
     transaction: f64,
 }
 
-/// One lane over a backlog: a batch is prepared while the one before it is in its transaction.
+/// One lane over a backlog of which two events make a row.
 fn drain(pace: &mut Pace, events: usize, event_bytes: usize, server: impl Fn(f64, usize) -> Cost) -> Vec<Commit> {
+    drain_of(pace, events, event_bytes, |events| events / 2, server)
+}
+
+/// One lane over a backlog: a batch is prepared while the one before it is in its transaction. `rows` says what its events come to.
+fn drain_of(
+    pace: &mut Pace,
+    events: usize,
+    event_bytes: usize,
+    rows: impl Fn(usize) -> usize,
+    server: impl Fn(f64, usize) -> Cost,
+) -> Vec<Commit> {
     let (mut left, mut prepared_at, mut committed_at) = (events, 0.0_f64, 0.0_f64);
     let mut commits: Vec<Commit> = Vec::new();
     let mut unseen: Option<(f64, Pass)> = None;
@@ -50,6 +61,7 @@ fn drain(pace: &mut Pace, events: usize, event_bytes: usize, server: impl Fn(f64
             Pass {
                 events: count,
                 bytes: count * event_bytes,
+                rows: rows(count),
                 more: left > 0,
                 age: Duration::ZERO,
                 limits,
@@ -122,7 +134,7 @@ fn records_that_have_waited_for_long_may_take_longer_in_one_batch_than_those_pro
             let limits = pace.limits();
             let (events, transaction) = (limits.max_events, Duration::from_secs_f64(limits.max_events as f64 * 2e-5));
             let preparing = Duration::ZERO;
-            pace.note(&Pass { events, bytes: events, more, age, limits, preparing, transaction });
+            pace.note(&Pass { events, bytes: events, rows: events / 2, more, age, limits, preparing, transaction });
         }
         pace.limits().max_events
     };
@@ -133,7 +145,16 @@ fn records_that_have_waited_for_long_may_take_longer_in_one_batch_than_those_pro
     // A replay of old records is no backlog.
     let mut pace = Pace::new(MOST);
     let (limits, age, second) = (pace.limits(), Duration::from_secs(60), Duration::from_secs(1));
-    pace.note(&Pass { events: 900, bytes: 9, more: false, age, limits, preparing: second, transaction: second });
+    pace.note(&Pass {
+        events: 900,
+        bytes: 9,
+        rows: 450,
+        more: false,
+        age,
+        limits,
+        preparing: second,
+        transaction: second,
+    });
     assert!(pace.limits().max_events < 100, "{:?}", pace.limits());
 }
 
@@ -164,6 +185,7 @@ fn a_batch_that_the_client_could_not_fill_ends_no_backlog_while_more_is_to_come(
             pace.note(&Pass {
                 events,
                 bytes: events * 300,
+                rows: events / 2,
                 more: true,
                 age: Duration::ZERO,
                 limits,
@@ -181,6 +203,7 @@ fn a_batch_that_the_client_could_not_fill_ends_no_backlog_while_more_is_to_come(
         pace.note(&Pass {
             events,
             bytes: events * 300,
+            rows: events / 2,
             more,
             age: Duration::ZERO,
             limits,
@@ -226,6 +249,24 @@ fn where_versions_of_a_key_fall_together_batches_become_as_large_as_allowed() {
 }
 
 #[test]
+fn where_nothing_falls_together_a_batch_is_as_long_as_pays_for_what_it_costs_by_itself() {
+    let longest = |each: f64, rows: fn(usize) -> usize| {
+        let server = |_: f64, events: usize| Cost { preparing: 1e-3, transaction: each + events as f64 * 1e-5 };
+        let commits = drain_of(&mut Pace::new(MOST), 2_000_000, 300, rows, server);
+        (commits.iter().map(|commit| commit.transaction).fold(0.0, f64::max), steady(&commits))
+    };
+    let (near, pace) = longest(0.004, |events| events);
+    assert!((0.1..0.2).contains(&near), "{near}");
+    assert!(pace > 95_000.0, "{pace}: of 100,000 without statements and commit");
+    // Across a network, a commit and some statements take as long as 15,000 events.
+    let (far, pace) = longest(0.15, |events| events);
+    assert!((0.9..1.2).contains(&far), "{far}");
+    assert!(pace > 80_000.0, "{pace}");
+    let (collapsing, _) = longest(0.004, |events| events - events / 20);
+    assert!((0.9..1.2).contains(&collapsing), "{collapsing}: a twentieth falls together");
+}
+
+#[test]
 fn without_a_backlog_the_next_one_starts_small_and_small_batches_teach_nothing_about_large_ones() {
     let mut pace = Pace::new(MOST);
     let learned = drain(&mut pace, 3_000_000, 300, plain(1e-5));
@@ -233,7 +274,16 @@ fn without_a_backlog_the_next_one_starts_small_and_small_batches_teach_nothing_a
     for _ in 0..100 {
         let limits = pace.limits();
         let (preparing, transaction) = (Duration::from_millis(1), Duration::from_millis(4));
-        pace.note(&Pass { events: 3, bytes: 900, more: false, age: Duration::ZERO, limits, preparing, transaction });
+        pace.note(&Pass {
+            events: 3,
+            bytes: 900,
+            rows: 1,
+            more: false,
+            age: Duration::ZERO,
+            limits,
+            preparing,
+            transaction,
+        });
     }
     // Four times the first one: of what 100 ms could hold at the cost that the large ones had, it has to grow there again.
     assert!((3_000..=5_000).contains(&pace.limits().max_events), "{:?}", pace.limits());
@@ -249,6 +299,7 @@ fn whatever_is_measured_a_batch_holds_something_and_no_more_than_allowed() {
         pace.note(&Pass {
             events,
             bytes: events,
+            rows: events / 2,
             more: true,
             age: Duration::ZERO,
             limits,
