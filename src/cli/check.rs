@@ -5,6 +5,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::{CheckArgs, CheckFormat, Exit};
 use crate::check::{self, Report, Snapshot};
 use crate::config::process_environment;
@@ -34,6 +36,14 @@ async fn report(args: &CheckArgs) -> Report {
 /// Checks again whenever a file changes, until Ctrl-C.
 async fn watch(args: &CheckArgs) -> Exit {
     let mut inputs = vec![args.config.config.clone()];
+    // From here on, so that none is lost that comes while the check runs.
+    let mut interrupt = match signal(SignalKind::interrupt()) {
+        Ok(interrupt) => interrupt,
+        Err(error) => {
+            warn_user!("error: cannot listen for signals: {error}");
+            return Exit::Bug;
+        }
+    };
     loop {
         // Taken first: what is saved while the check runs is a change.
         let before = Snapshot::of(&inputs);
@@ -54,7 +64,7 @@ async fn watch(args: &CheckArgs) -> Exit {
         }
         tokio::select! {
             () = before.changed(&inputs) => {}
-            _ = tokio::signal::ctrl_c() => return Exit::Done,
+            _ = interrupt.recv() => return Exit::Done,
         }
     }
 }
