@@ -151,6 +151,9 @@ async fn turn(
     events: &Events,
     online: Option<&Online>,
 ) -> Result<(Vec<Turn>, Vec<Vec<Effect>>)> {
+    let tables = bench.tables();
+    let keys: Vec<String> =
+        tables.columns().fields().iter().take(tables.key_len()).map(|field| field.name().clone()).collect();
     let (mut turns, mut all) = (Vec::new(), Vec::new());
     for batch in batches {
         let mut turn = bench.run(batch).await?;
@@ -162,22 +165,20 @@ async fn turn(
         }
         all.push(effects(&turn, online)?);
         for model in &mut turn.models {
-            model.rows = by_event(&model.rows)?;
+            model.rows = by_event(&model.rows, &keys)?;
         }
         turns.push(turn);
     }
     Ok((turns, all))
 }
 
-/// The rows in the order of their events, where they say which those are: the same preview twice looks the same.
-fn by_event(rows: &RecordBatch) -> Result<RecordBatch> {
-    let places: Vec<SortColumn> = ["_partition", "_offset"]
-        .into_iter()
-        .filter_map(|name| Some(SortColumn { values: rows.column_by_name(name)?.clone(), options: None }))
-        .collect();
-    if places.len() < 2 {
-        return Ok(rows.clone());
-    }
+/// The rows in the order of their events, where they say which those are, and of an event's rows by `keys`, deletes behind the others: the
+/// same preview twice looks the same.
+fn by_event(rows: &RecordBatch, keys: &[String]) -> Result<RecordBatch> {
+    let column = |name: &str| Some(SortColumn { values: rows.column_by_name(name)?.clone(), options: None });
+    let (Some(partition), Some(offset)) = (column("_partition"), column("_offset")) else { return Ok(rows.clone()) };
+    let of_an_event = column("_deleted").into_iter().chain(keys.iter().filter_map(|key| column(key)));
+    let places: Vec<SortColumn> = [partition, offset].into_iter().chain(of_an_event).collect();
     let order = lexsort_to_indices(&places, None).and_then(|order| take_record_batch(rows, &order));
     order.map_err(|error| Error::new(Kind::Bug, "the rows of a model can't be put in order").source(error))
 }
@@ -216,4 +217,33 @@ impl Preview<'_> {
 /// Whether `name` is to be shown.
 fn is_wanted(args: &PreviewArgs, name: &str) -> bool {
     args.model.is_empty() || args.model.iter().any(|model| model == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn rows_of_one_event_have_an_order_whatever_order_they_come_in() {
+        // An event at offset 2 that gives b the key a, and one before it.
+        let rows = [("c", 1, false), ("a", 2, false), ("b", 2, true)];
+        let batch = |order: [usize; 3]| {
+            let picked = order.map(|at| rows[at]);
+            let columns: [(&str, ArrayRef); 4] = [
+                ("id", Arc::new(StringArray::from_iter_values(picked.iter().map(|row| row.0)))),
+                ("_deleted", Arc::new(picked.iter().map(|row| Some(row.2)).collect::<BooleanArray>())),
+                ("_partition", Arc::new(Int32Array::from(vec![0; 3]))),
+                ("_offset", Arc::new(Int64Array::from_iter_values(picked.iter().map(|row| row.1)))),
+            ];
+            RecordBatch::try_from_iter(columns).unwrap()
+        };
+        let keys = ["id".to_owned()];
+        for order in [[0, 1, 2], [0, 2, 1], [2, 1, 0], [1, 0, 2]] {
+            assert_eq!(by_event(&batch(order), &keys).unwrap(), batch([0, 1, 2]), "{order:?}");
+        }
+    }
 }
