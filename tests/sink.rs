@@ -2,295 +2,23 @@
 //! into the stage or as one whose keys are taken to be new, or to have rows, leave the same tables and say the same of what lost, and that
 //! is what a fold says; two writers on the same keys don't disturb each other, whichever way each takes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
+mod writer;
 
-use afterimage::demo::server::{Flavour, PrivateServer};
+use std::collections::{BTreeMap, BTreeSet};
+
+use afterimage::demo::server::Flavour;
 use afterimage::error::Kind;
-use afterimage::generation::{Generation, Marks};
 use afterimage::hold::Key;
 use afterimage::position::{Position, Version};
-use afterimage::sink::generations::{Grounds, Registered};
-use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
-use afterimage::sink::session::{Address, Connector};
-use afterimage::sink::{Known, Outcome, RowFault, Sink, Staging, Superseded, Work, migrate};
+use afterimage::sink::positions::{Advance, SumChanges, TopicIdentity};
+use afterimage::sink::{Known, Outcome, Staging, Superseded};
 use afterimage::work::OutOfOrder;
-use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
-};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::support::mysql::Database;
+use self::writer::{Change, KEYS, SHAPES, WAYS, Way, Writer, batch, database};
 use crate::{on_both_servers, on_mariadb};
-
-/// How a batch travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Text,
-    Load,
-    Insert,
-    /// Into the target itself where there are no deletes and nothing late, whether or not the rows are new.
-    NewLoad,
-    NewInsert,
-    NewBulk,
-    /// As values of prepared statements, which MySQL turns out to take one by one only; keys that were written before are always taken to
-    /// have a row.
-    Bulk,
-    /// The same where `local_infile` is off.
-    BulkAlone,
-}
-
-const WAYS: [Way; 8] =
-    [Way::Text, Way::Load, Way::Insert, Way::NewLoad, Way::NewInsert, Way::NewBulk, Way::Bulk, Way::BulkAlone];
-
-/// Rows per request: few, so that a small batch has several.
-const BULK_ROWS: usize = 2;
-
-/// A target's key; its data columns are always the same.
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    name: &'static str,
-    ddl: &'static str,
-    columns: &'static [&'static str],
-}
-
-const SHAPES: [Shape; 3] = [
-    Shape { name: "text", ddl: "id VARCHAR(40) CHARACTER SET utf8mb4 COLLATE {bin} NOT NULL", columns: &["id"] },
-    Shape {
-        name: "compound",
-        ddl: "id VARCHAR(40) CHARACTER SET utf8mb4 COLLATE {bin} NOT NULL, shard INT NOT NULL",
-        columns: &["id", "shard"],
-    },
-    Shape { name: "binary", ddl: "id VARBINARY(60) NOT NULL", columns: &["id"] },
-];
-
-/// An event of one key; everything else about it follows from its version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Change {
-    key: usize,
-    version: Version,
-}
-
-impl Change {
-    fn deleted(self) -> bool {
-        (self.version.ts_ns * 7 + self.version.offset * 3 + self.key as i64) % 3 == 0
-    }
-
-    fn name(self) -> Option<String> {
-        let Version { ts_ns, partition, offset } = self.version;
-        (offset % 5 != 0).then(|| format!("na'me\\ {ts_ns}\t{partition}\n\u{1f600} {offset}"))
-    }
-}
-
-/// Awkward, and of different lengths; in the order of their bytes.
-const KEYS: [&str; 9] = ["\u{1}", "A", "a", "a ", "a\t'b\\", "ab", "b;\nc", "ä", "\u{1f600} long enough to matter"];
-
-fn batch(shape: &Shape, changes: &[Change], late: &[bool]) -> (RecordBatch, Vec<bool>) {
-    let name = changes.iter().map(|change| if change.deleted() { None } else { change.name() });
-    let number = |change: &Change| (!change.deleted()).then_some(change.version.offset as f64 / 8.0);
-    let mut columns: Vec<(&str, ArrayRef, bool)> =
-        vec![("id", Arc::new(StringArray::from_iter_values(changes.iter().map(|change| KEYS[change.key]))), false)];
-    if shape.columns.len() > 1 {
-        let shards = changes.iter().map(|change| change.key as i32 % 3 - 1);
-        columns.push(("shard", Arc::new(Int32Array::from_iter_values(shards)), false));
-    }
-    columns.extend([
-        ("name", Arc::new(StringArray::from_iter(name)) as ArrayRef, true),
-        ("ratio", Arc::new(Float64Array::from_iter(changes.iter().map(number))), true),
-        (
-            "at",
-            Arc::new(TimestampMillisecondArray::from_iter(
-                changes.iter().map(|change| (!change.deleted()).then_some(1_700_000_000_123 + change.version.ts_ns)),
-            )),
-            true,
-        ),
-        ("_deleted", Arc::new(BooleanArray::from_iter(changes.iter().map(|change| Some(change.deleted())))), false),
-        ("cdc_ts", Arc::new(Int64Array::from_iter_values(changes.iter().map(|change| change.version.ts_ns))), false),
-        (
-            "cdc_partition",
-            Arc::new(Int32Array::from_iter_values(changes.iter().map(|change| change.version.partition))),
-            false,
-        ),
-        (
-            "cdc_offset",
-            Arc::new(Int64Array::from_iter_values(changes.iter().map(|change| change.version.offset))),
-            false,
-        ),
-    ]);
-    (RecordBatch::try_from_iter_with_nullable(columns).unwrap(), late.to_vec())
-}
-
-/// One writer on a database of its own or shared with others.
-struct Writer {
-    sink: Sink,
-    at: Stored,
-    way: Way,
-}
-
-impl Writer {
-    async fn new(server: &PrivateServer, database: &Database, shape: &Shape, topic: &str, way: Way) -> Self {
-        let address = Address {
-            host: "127.0.0.1".into(),
-            port: server.port(),
-            user: server.account().to_owned(),
-            password: server.password().to_owned(),
-            database: database.name.clone(),
-            tls: false,
-            ca_file: None,
-        };
-        let connector = Connector {
-            address: Arc::new(move || Ok(address.clone())),
-            connect_timeout: Duration::from_secs(60),
-            statement_timeout: Duration::from_secs(120),
-        };
-        let mut session = connector.connect().await.unwrap();
-        let mut owner = Owner {
-            pipeline: "p".into(),
-            topic: topic.into(),
-            token: [7; 16],
-            name: "test".into(),
-            generation: Generation::default(),
-        };
-        owner.generation = match owner.register(&mut session, &Marks::default(), Grounds::Start).await.unwrap() {
-            Registered::New(generation) | Registered::Known(generation) => generation,
-            other => unreachable!("{other:?}"),
-        };
-        let at = owner.create(&mut session, 0, 0, &TopicIdentity::default()).await.unwrap();
-        let mut sink = Sink::new(connector, owner, shape.columns.iter().map(|name| (*name).to_owned()).collect());
-        let columns = shape.columns.iter().copied().chain(["name", "ratio", "at"]);
-        let wanted = afterimage::target::Target {
-            table: "t".into(),
-            columns: columns
-                .map(|name| afterimage::target::Column {
-                    name: name.to_owned(),
-                    ddl_type: String::new(),
-                    holds: afterimage::target::Holds::Other,
-                    nullable: true,
-                })
-                .collect(),
-            key_len: shape.columns.len(),
-        };
-        let found = sink.look(&wanted).await.unwrap().unwrap();
-        sink.use_target(found.target);
-        Self { sink, at, way }
-    }
-
-    /// One more on the same road, for the batch behind this one's.
-    fn another(&self) -> Self {
-        Self { sink: self.sink.another(), at: self.at.clone(), way: self.way }
-    }
-
-    /// Sees to it that the next batch goes this writer's way.
-    async fn choose_way(&mut self) {
-        let facts = &mut self.sink.session().await.unwrap().facts;
-        facts.local_infile = matches!(self.way, Way::Load | Way::NewLoad | Way::Bulk);
-        let bulk = matches!(self.way, Way::Bulk | Way::BulkAlone | Way::NewBulk);
-        facts.bulk_rows = if bulk { BULK_ROWS } else { 0 };
-        self.sink.limit_text(if self.way == Way::Text { 100 } else { 0 });
-        match self.way {
-            Way::NewLoad | Way::NewInsert | Way::NewBulk => self.sink.expect_new_rows(),
-            Way::Bulk | Way::BulkAlone => self.sink.rely_on_stored_rows(),
-            Way::Text | Way::Load | Way::Insert => {}
-        }
-    }
-
-    /// The next batch.
-    fn work<'a>(&self, rows: &'a RecordBatch, late: &[bool]) -> Work<'a> {
-        let count = rows.num_rows() as i64;
-        let sums =
-            SumChanges { read: count, accepted: count, changes: count, upserted: count, ..SumChanges::default() };
-        let advance = Advance {
-            partition: 0,
-            epoch: self.at.epoch,
-            last: self.at.transaction,
-            from: self.at.next_offset,
-            to: self.at.next_offset + count,
-            high_water_ns: None,
-            sums,
-            generation: self.sink.owner().generation,
-        };
-        Work {
-            id: rand::rng().random(),
-            advances: vec![advance],
-            latest: rows,
-            late: late.to_vec(),
-            quarantine: Vec::new(),
-            settled: Vec::new(),
-        }
-    }
-
-    /// Is where `work` leads.
-    fn follow(&mut self, work: &Work<'_>) {
-        (self.at.next_offset, self.at.transaction) = (work.advances[0].to, work.id);
-    }
-
-    /// Applies once; what was known of late rows, and the outcome.
-    async fn attempt(
-        &mut self,
-        rows: &RecordBatch,
-        late: &[bool],
-    ) -> (Known, Result<Vec<Superseded>, Option<afterimage::error::Error>>, Vec<RowFault>) {
-        self.choose_way().await;
-        let work = self.work(rows, late);
-        let mut known = Vec::new();
-        let outcome = match self.sink.stage(&work).await {
-            Ok(Staging::Ready(staged)) => match self.sink.known(&work, &staged).await {
-                Ok(found) => {
-                    known = found;
-                    self.sink.transact(&work, &staged, &[]).await
-                }
-                Err(error) => Err(error),
-            },
-            Ok(Staging::Refused(faults)) => Ok(Outcome::Rows(faults)),
-            Err(error) => Err(error),
-        };
-        match outcome {
-            Ok(Outcome::Committed { mut superseded, .. }) => {
-                self.follow(&work);
-                superseded.sort_by_key(|lost| lost.partition);
-                (known, Ok(superseded), Vec::new())
-            }
-            Ok(Outcome::Rows(faults)) => (known, Err(None), faults),
-            Ok(Outcome::Lost(found)) => panic!("lost: {found:?}"),
-            Err(error) => (known, Err(Some(error)), Vec::new()),
-        }
-    }
-
-    /// Rows in the session's stage; of an earlier batch where nothing was staged since.
-    async fn staged(&mut self) -> i64 {
-        let session = self.sink.session().await.unwrap();
-        session.rows("SELECT COUNT(*) FROM afterimage_stage").await.unwrap()[0].get(0).unwrap()
-    }
-}
-
-async fn database(server: &PrivateServer, shape: &Shape, more: &str) -> Database {
-    let database = Database::create(server).await;
-    let bin = if server.flavour() == Flavour::MariaDb { "utf8mb4_nopad_bin" } else { "utf8mb4_0900_bin" };
-    database
-        .execute(&format!(
-            "CREATE TABLE t ({}, name VARCHAR(60) CHARACTER SET utf8mb4 NULL, ratio DOUBLE NULL, at DATETIME(3) NULL, cdc_ts BIGINT NOT \
-             NULL, cdc_partition INT NOT NULL, cdc_offset BIGINT NOT NULL, PRIMARY KEY ({}){more}) ENGINE=InnoDB",
-            shape.ddl.replace("{bin}", bin),
-            shape.columns.join(", ")
-        ))
-        .await;
-    let address = (server.port(), server.account().to_owned(), server.password().to_owned(), database.name.clone());
-    let connector = Connector {
-        address: Arc::new(move || {
-            let (port, user, password, database) = address.clone();
-            Ok(Address { host: "127.0.0.1".into(), port, user, password, database, tls: false, ca_file: None })
-        }),
-        connect_timeout: Duration::from_secs(60),
-        statement_timeout: Duration::from_secs(120),
-    };
-    let mut session = connector.connect().await.unwrap();
-    let statements = migrate::plan(&mut session, &[]).await.unwrap();
-    migrate::run(&mut session, &statements).await.unwrap();
-    database
-}
 
 const TABLES: [&str; 2] = [
     "SELECT HEX(id), HEX(name), ratio, at, cdc_ts, cdc_partition, cdc_offset FROM t ORDER BY id",
@@ -566,6 +294,48 @@ on_both_servers! {
             assert_eq!(database.number("SELECT COUNT(*) FROM t").await, 0);
         }
     }
+
+    // Proves: P4
+    async fn evidence_of_late_events_is_the_same_whichever_way_it_went(server) {
+        let shape = &SHAPES[0];
+        let version = |number: i64| Version { ts_ns: i64::MIN + number, partition: 1, offset: number };
+        // More than fit into a request, and keys of all kinds.
+        let events: Vec<OutOfOrder> = (0..45_i64)
+            .map(|number| OutOfOrder {
+                position: Position { partition: 0, offset: number },
+                key: Key(KEYS[number as usize % KEYS.len()].into()),
+                ts_ns: -number,
+                known: version(number),
+            })
+            .collect();
+        let mut found = Vec::new();
+        for way in [Way::Load, Way::Bulk] {
+            let database = database(server, shape, "").await;
+            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
+            let (rows, late) = batch(shape, &[], &[]);
+            // All by themselves, few, and all again.
+            for evidence in [&events[3..40], &events[..5], &events[..]] {
+                writer.choose_way().await;
+                let work = writer.work(&rows, &late);
+                let Staging::Ready(waiting) = writer.sink.stage(&work).await.unwrap() else { panic!("refused") };
+                let outcome = writer.sink.transact(&work, &waiting, evidence).await.unwrap();
+                assert!(matches!(outcome, Outcome::Committed { out_of_order, .. } if out_of_order == evidence.len()));
+                writer.follow(&work);
+            }
+            let all = "SELECT pipeline, topic, kafka_partition, kafka_offset, HEX(event_key), event_ts_ns, newest_ts_ns, newest_partition, \
+                       newest_offset, detected > UTC_TIMESTAMP() - INTERVAL 1 HOUR FROM out_of_order_events ORDER BY kafka_offset";
+            found.push(database.rows(all).await);
+        }
+        let wanted: Vec<Vec<String>> = events
+            .iter()
+            .map(|OutOfOrder { position, key, ts_ns, known }| {
+                let key: String = key.0.bytes().map(|byte| format!("{byte:02X}")).collect();
+                let numbers = [*ts_ns, known.ts_ns, known.partition.into(), known.offset, 1].map(|number| number.to_string());
+                [vec!["p".into(), "topic".into(), "0".into(), position.offset.to_string(), key], numbers.to_vec()].concat()
+            })
+            .collect();
+        assert_eq!(found, [wanted.clone(), wanted]);
+    }
 }
 
 on_mariadb! {
@@ -611,9 +381,7 @@ on_mariadb! {
             assert_eq!(database.rows(newest).await, [[least.to_string(), most.to_string()]]);
         }
     }
-}
 
-on_mariadb! {
     // Proves: P1
     async fn of_keys_in_a_batch_on_its_way_the_next_one_knows_what_is_left(server) {
         let shape = &SHAPES[0];
@@ -663,49 +431,5 @@ on_mariadb! {
         second.sink.forget();
         assert_eq!(second.attempt(&rows, &late).await.1.unwrap(), []);
         assert_eq!(second.staged().await, 2, "both new, and known as such");
-    }
-}
-
-on_both_servers! {
-    // Proves: P4
-    async fn evidence_of_late_events_is_the_same_whichever_way_it_went(server) {
-        let shape = &SHAPES[0];
-        let version = |number: i64| Version { ts_ns: i64::MIN + number, partition: 1, offset: number };
-        // More than fit into a request, and keys of all kinds.
-        let events: Vec<OutOfOrder> = (0..45_i64)
-            .map(|number| OutOfOrder {
-                position: Position { partition: 0, offset: number },
-                key: Key(KEYS[number as usize % KEYS.len()].into()),
-                ts_ns: -number,
-                known: version(number),
-            })
-            .collect();
-        let mut found = Vec::new();
-        for way in [Way::Load, Way::Bulk] {
-            let database = database(server, shape, "").await;
-            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
-            let (rows, late) = batch(shape, &[], &[]);
-            // All by themselves, few, and all again.
-            for evidence in [&events[3..40], &events[..5], &events[..]] {
-                writer.choose_way().await;
-                let work = writer.work(&rows, &late);
-                let Staging::Ready(waiting) = writer.sink.stage(&work).await.unwrap() else { panic!("refused") };
-                let outcome = writer.sink.transact(&work, &waiting, evidence).await.unwrap();
-                assert!(matches!(outcome, Outcome::Committed { out_of_order, .. } if out_of_order == evidence.len()));
-                writer.follow(&work);
-            }
-            let all = "SELECT pipeline, topic, kafka_partition, kafka_offset, HEX(event_key), event_ts_ns, newest_ts_ns, newest_partition, \
-                       newest_offset, detected > UTC_TIMESTAMP() - INTERVAL 1 HOUR FROM out_of_order_events ORDER BY kafka_offset";
-            found.push(database.rows(all).await);
-        }
-        let wanted: Vec<Vec<String>> = events
-            .iter()
-            .map(|OutOfOrder { position, key, ts_ns, known }| {
-                let key: String = key.0.bytes().map(|byte| format!("{byte:02X}")).collect();
-                let numbers = [*ts_ns, known.ts_ns, known.partition.into(), known.offset, 1].map(|number| number.to_string());
-                [vec!["p".into(), "topic".into(), "0".into(), position.offset.to_string(), key], numbers.to_vec()].concat()
-            })
-            .collect();
-        assert_eq!(found, [wanted.clone(), wanted]);
     }
 }
