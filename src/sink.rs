@@ -281,7 +281,8 @@ impl Sink {
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(unstaged());
         };
-        // All text is made before the transaction begins: nobody waits for our locks while we write strings.
+        // Text is made before the transaction begins: nobody waits for our locks while we write strings. Rows that go in bulk, or evidence,
+        // are made while the server works.
         let packet = session.facts.max_allowed_packet;
         let swap = self.owner.swap(&work.advances, &work.id);
         let mut records = quarantine::inserts(&self.owner, &work.quarantine, packet).inspect_err(|_| {

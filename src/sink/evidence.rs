@@ -1,4 +1,5 @@
-//! Evidence of late events: rows of `out_of_order_events`, a tenth of MariaDB's work on a stream of which a tenth is late.
+//! Evidence of late events: rows of `out_of_order_events`. In a stream of which a tenth is late there are so many that they go as other
+//! rows do ([`super::insert`]): as text, each took 7 us of MariaDB's time.
 //!
 //! In: [`OutOfOrder`] events of one batch. Out: a row for each, inside the batch's transaction; one that is there already, from a
 //! repetition, is the same.
