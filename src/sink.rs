@@ -115,8 +115,10 @@ pub struct Sink {
     session: Option<Session>,
     prepared: Option<Arc<Prepared>>,
     experience: Arc<Experience>,
-    /// Of the rows that were staged and not committed yet, see [`experience::keys`].
+    /// Of the rows that are on their way and not committed yet, see [`experience::keys`].
     keys: Vec<u64>,
+    /// Per row of the batch that is staged next, whether its key is likely to have one; `None` until [`Sink::expect`].
+    stored: Option<Vec<bool>>,
     /// What of the staged rows is going to lose, by what was stored when [`Sink::known`] was asked.
     foreseen: Vec<Superseded>,
     tombstones: tombstones::Sweep,
@@ -143,6 +145,7 @@ impl Sink {
             prepared: None,
             experience: Arc::default(),
             keys: Vec::new(),
+            stored: None,
             foreseen: Vec::new(),
             tombstones: tombstones::Sweep::default(),
             most_text_rows: direct::MOST_ROWS,
@@ -228,30 +231,43 @@ impl Sink {
         self.session = None;
     }
 
+    /// Learns what a batch will find of its keys and what it will leave of them, before it is staged. With several batches on their way
+    /// to be called in their order: what they are staged in isn't theirs, one may wait for its session meanwhile.
+    pub fn expect(&mut self, latest: &RecordBatch, late: &[bool]) {
+        self.keys = self.target().map(|target| experience::keys(target, latest)).unwrap_or_default();
+        self.stored = Some(self.experience.stored(&self.keys, latest, late));
+    }
+
     /// Brings the rows of `work` to the server. Touches nothing that anybody else sees and takes no locks: other transactions may go on
     /// meanwhile, also one that has to come first.
     pub async fn stage(&mut self, work: &Work<'_>) -> Result<Staging> {
         debug_assert!(work.advances.iter().all(|advance| advance.sums.balances()), "P4");
         self.foreseen.clear();
+        if self.stored.is_none() {
+            self.expect(work.latest, &work.late);
+        }
+        let staging = self.bring(work).await;
+        if !matches!(staging, Ok(Staging::Ready(_))) {
+            self.forget();
+        }
+        staging
+    }
+
+    async fn bring(&mut self, work: &Work<'_>) -> Result<Staging> {
+        let stored = self.stored.take().unwrap_or_default();
         self.session().await?;
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(Error::new(Kind::Bug, "staging before the target was inspected"));
         };
-        self.keys = experience::keys(&prepared.target, work.latest);
-        let expected = Expected {
-            all_new: self.experience.expects_new_rows(),
-            stored: self.experience.stored(&self.keys, work.latest, &work.late),
-            reliable: self.experience.relies_on_stored(),
-        };
+        let (all_new, reliable) = (self.experience.expects_new_rows(), self.experience.relies_on_stored());
+        let expected = Expected { all_new, stored, reliable };
         let staging = stage_rows(session, prepared, work, &expected, self.most_text_rows).await;
-        if !matches!(staging, Ok(Staging::Ready(_))) {
-            self.forget();
-        }
         staging.map_err(StatementError::into_error_about_rows)
     }
 
-    /// What was staged isn't going to be applied, or not as it is.
+    /// What was expected or staged isn't going to be applied, or not as it is.
     pub fn forget(&mut self) {
+        self.stored = None;
         self.experience.forget(&std::mem::take(&mut self.keys));
     }
 

@@ -432,5 +432,24 @@ on_mariadb! {
         let (rows, late) = batch(shape, &upserts(5..9, 4), &[]);
         assert_eq!(second.attempt(&rows, &late).await.1.unwrap(), []);
         assert_eq!(second.staged().await, 2, "the two that came to nothing are new still");
+        // Whichever of two batches is staged first: the one behind knows what the one before it leaves.
+        first.at = second.at.clone();
+        let (rows, late) = batch(shape, &[change(0, 5, true), change(1, 5, false)], &[]);
+        let work = first.work(&rows, &late);
+        first.sink.expect(&rows, &late);
+        second.follow(&work);
+        let (next_rows, next_late) = batch(shape, &upserts(0..4, 6), &[]);
+        let next = second.work(&next_rows, &next_late);
+        second.sink.expect(&next_rows, &next_late);
+        second.choose_way().await;
+        let Staging::Ready(next_waiting) = second.sink.stage(&next).await.unwrap() else { panic!("refused") };
+        assert_eq!(second.staged().await, 1, "the one that is going to be deleted");
+        first.choose_way().await;
+        let Staging::Ready(waiting) = first.sink.stage(&work).await.unwrap() else { panic!("refused") };
+        for (writer, work, waiting) in [(&mut first, &work, &waiting), (&mut second, &next, &next_waiting)] {
+            let outcome = writer.sink.transact(work, waiting, &[]).await.unwrap();
+            assert!(matches!(&outcome, Outcome::Committed { superseded, .. } if superseded.is_empty()), "{outcome:?}");
+        }
+        assert_eq!(second.staged().await, 1, "and nothing was taken back");
     }
 }

@@ -190,6 +190,7 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let mut sink = lane.idle.pop().unwrap_or_else(|| model.another());
         sink.follow(model);
+        sink.expect(&parcel.evaluation.latest, &parcel.late);
         let before = lane.committed.take().filter(|_| !lane.flights.is_empty());
         let (after, committed) = oneshot::channel();
         let parcel = Arc::new(parcel);
@@ -276,6 +277,8 @@ async fn fly(mut sink: Sink, parcel: Arc<Parcel>, turn: Turn, asking: mpsc::Unbo
     if let Ok(Outcome::Committed { .. }) = outcome {
         // Nobody may be next.
         let _ = turn.after.send(());
+    } else {
+        sink.forget();
     }
     drop(work);
     Flown { sink, landed: Landed::Outcome(outcome), staging, transaction: began.elapsed() }

@@ -1,8 +1,9 @@
 //! What the last batches were like, shared by all writers of a pipeline. What is saved by a guess made from it is saved only where the
 //! server's own counts say that it came true: a wrong one costs time and nothing else.
 //!
-//! In: keys of batches that are on their way, and what became of guesses. Out: whether the next batch is likely to be all new ([`Guess`]), and which keys are
-//! likely to have a row: what is changed once is likely to be changed again, and how far that can be relied on.
+//! In: keys of batches that are on their way, in their order, and what became of guesses. Out: whether the next batch is likely to be all
+//! new ([`Guess`]), and which keys are likely to have a row: what is changed once is likely to be changed again, and how far that can be
+//! relied on.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
