@@ -1,8 +1,8 @@
 //! The sink's write path beside its limit: the server's own engine doing the same guarded merge from a table it already holds.
 //!
-//! Per server and kind of batch, on one target table, batch by batch in turn: the sink (encode, stage, merge, commit) and the reference
-//! (merge from a permanent table filled outside the clock, then COMMIT). Fresh batches for each side, versions rising; the first pair
-//! warms up. Prints rows/s of both and the ratio of the medians, for small batches also the time of one transaction (p50 and p99) beside
+//! Per server and kind of batch, batch by batch in turn: the sink (encode, stage, merge, commit) and the reference (merge from a permanent
+//! table filled outside the clock, then COMMIT), each on a table of its own that begins with the same rows: nobody writes to a sink's
+//! target but the sink. Fresh batches for each side, versions rising; the first pair warms up. Prints rows/s of both and the ratio of the medians, for small batches also the time of one transaction (p50 and p99) beside
 //! an UPDATE of one row by itself; at the end of each the table is compared with a model in memory. Run with `make bench`.
 //!
 //! `SINK_ROWS`, `SINK_PAIRS` and `SINK_ONLY` (part of a kind's name) change what is run; `BENCH_JSON` names a file to which each figure is
@@ -97,7 +97,7 @@ fn main() {
 }
 
 /// One row per user: version and whether it is deleted.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Model {
     live: BTreeMap<String, Version>,
     next_user: u64,
@@ -223,6 +223,8 @@ impl Width {
 struct Reference {
     conn: Conn,
     merge: [String; 3],
+    /// Of its table.
+    model: Model,
 }
 
 impl Reference {
@@ -230,6 +232,7 @@ impl Reference {
         let mut conn = Conn::from_url(server.url(database)).await.unwrap();
         for statement in [
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "CREATE TABLE ref_user LIKE enriched_user",
             "CREATE TABLE ref_stage LIKE enriched_user",
             "ALTER TABLE ref_stage ADD COLUMN op CHAR(1) NOT NULL",
             "CREATE TABLE ref_tomb (user_id VARCHAR(255) NOT NULL PRIMARY KEY, cdc_ts BIGINT NOT NULL, cdc_partition INT NOT NULL, cdc_offset BIGINT NOT NULL)",
@@ -253,12 +256,12 @@ impl Reference {
         let selected = names.iter().map(|name| format!("s.{name}")).collect::<Vec<_>>().join(",");
         let merge = [
             format!(
-                "INSERT INTO enriched_user (user_id,{}) SELECT s.user_id,{selected} FROM ref_stage s LEFT JOIN ref_tomb d ON \
+                "INSERT INTO ref_user (user_id,{}) SELECT s.user_id,{selected} FROM ref_stage s LEFT JOIN ref_tomb d ON \
                  d.user_id=s.user_id WHERE s.op='u' AND (d.user_id IS NULL OR {}>{}) ON DUPLICATE KEY UPDATE {}",
                 names.join(","),
                 version("s"),
                 version("d"),
-                guarded("enriched_user", &names)
+                guarded("ref_user", &names)
             ),
             format!(
                 "INSERT INTO ref_tomb (user_id,cdc_ts,cdc_partition,cdc_offset) SELECT s.user_id,s.cdc_ts,s.cdc_partition,s.cdc_offset \
@@ -266,12 +269,18 @@ impl Reference {
                 guarded("ref_tomb", &versions)
             ),
             format!(
-                "DELETE t FROM ref_stage s STRAIGHT_JOIN enriched_user t ON t.user_id=s.user_id WHERE s.op='d' AND {}<={}",
+                "DELETE t FROM ref_stage s STRAIGHT_JOIN ref_user t ON t.user_id=s.user_id WHERE s.op='d' AND {}<={}",
                 version("t"),
                 version("s")
             ),
         ];
-        Self { conn, merge }
+        Self { conn, merge, model: Model::default() }
+    }
+
+    /// Takes over what the sink's table holds by now.
+    async fn begin(&mut self, model: &Model) {
+        self.conn.query_drop("INSERT INTO ref_user SELECT * FROM enriched_user").await.unwrap();
+        self.model = model.clone();
     }
 
     /// Outside of the clock.
@@ -310,7 +319,7 @@ impl Reference {
     }
 }
 
-/// A target with rows in it, the sink that writes to it, and the reference that does the same.
+/// A target with rows in it and the sink that writes to it, and the reference that does the same to a table like it.
 struct Bench {
     sink: Sink,
     /// For double-buffering.
@@ -373,6 +382,7 @@ impl Bench {
         while bench.model.live.len() < rows {
             bench.sink_once(chunk, &Kind { new: 1.0, ..USUAL }, true).await;
         }
+        bench.reference.begin(&bench.model).await;
         bench
     }
 
@@ -388,7 +398,7 @@ impl Bench {
     }
 
     async fn reference_once(&mut self, batch: usize, kind: &Kind) -> Duration {
-        let changes = self.model.batch(&mut self.random, batch, kind);
+        let changes = self.reference.model.batch(&mut self.random, batch, kind);
         self.reference.fill(self.width, &changes).await;
         self.reference.merge().await
     }
@@ -471,14 +481,17 @@ impl Bench {
         work
     }
 
-    /// A fast wrong path is easy to build: the table must be the model.
+    /// A fast wrong path is easy to build: each table must be its model.
     async fn verify(&mut self) {
-        let rows: Vec<(String, i64, i64)> =
-            self.reference.conn.query("SELECT user_id, cdc_ts, cdc_offset FROM enriched_user").await.unwrap();
-        assert_eq!(rows.len(), self.model.live.len());
-        for (user, ts, offset) in rows {
-            let expected = self.model.live.get(&user).map(|version| (version.ts_ns, version.offset));
-            assert_eq!(expected, Some((ts, offset)), "{user}");
+        let Reference { conn, model: theirs, .. } = &mut self.reference;
+        for (table, model) in [("enriched_user", &self.model), ("ref_user", &*theirs)] {
+            let look = format!("SELECT user_id, cdc_ts, cdc_offset FROM {table}");
+            let rows: Vec<(String, i64, i64)> = conn.query(look).await.unwrap();
+            assert_eq!(rows.len(), model.live.len());
+            for (user, ts, offset) in rows {
+                let expected = model.live.get(&user).map(|version| (version.ts_ns, version.offset));
+                assert_eq!(expected, Some((ts, offset)), "{table}: {user}");
+            }
         }
     }
 }
