@@ -474,6 +474,7 @@ impl Bench {
             advances: vec![advance],
             latest,
             late,
+            wants_evidence: true,
             quarantine: Vec::new(),
             settled: Vec::new(),
         };

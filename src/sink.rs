@@ -71,8 +71,10 @@ pub struct Work<'a> {
     pub advances: Vec<Advance>,
     /// See [`crate::work::Evaluation::latest`].
     pub latest: &'a RecordBatch,
-    /// Per row of `latest`: whether what is stored of its key is wanted for the evidence.
+    /// Per row of `latest`: whether it may be older than what is stored of its key.
     pub late: Vec<bool>,
+    /// Whether what is stored of the keys of late rows is wanted, for the evidence.
+    pub wants_evidence: bool,
     pub quarantine: Vec<Quarantined<'a>>,
     pub settled: Vec<Settled>,
 }
@@ -271,10 +273,13 @@ impl Sink {
         self.experience.forget(&std::mem::take(&mut self.keys));
     }
 
-    /// What is stored of the keys of late rows of `work`, which this session has just staged.
+    /// What is stored of the keys of late rows of `work`, which this session has just staged; nothing where it isn't wanted.
     pub async fn known(&mut self, work: &Work<'_>, waiting: &Waiting) -> Result<Known> {
-        // New rows are never late.
-        let (true, Waiting::Staged(staged, _)) = (work.late.contains(&true), waiting) else { return Ok(Known::new()) };
+        // Where it is wanted of any, none are taken to be new.
+        let Waiting::Staged(staged, _) = waiting else { return Ok(Known::new()) };
+        if !work.wants_evidence || !work.late.contains(&true) {
+            return Ok(Known::new());
+        }
         let (Some(session), Some(prepared)) = (self.session.as_mut(), self.prepared.as_deref()) else {
             return Err(unstaged());
         };
@@ -487,7 +492,7 @@ async fn stage_rows(
         return Ok(ready(Staged::Text(Box::new(statements)), Vec::new()));
     }
     if expected.all_new
-        && !late.contains(&true)
+        && !(work.wants_evidence && late.contains(&true))
         && let Some(new) = fresh.rows(&session.facts, target, rows)
     {
         return Ok(new.map_or_else(|fault| Staging::Refused(vec![fault]), |new| Staging::Ready(Waiting::New(new))));

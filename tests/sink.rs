@@ -452,4 +452,34 @@ on_mariadb! {
         }
         assert_eq!(second.staged().await, 1, "and nothing was taken back");
     }
+
+    // Proves: P1, P4
+    async fn what_may_have_lost_takes_no_others_with_it_where_no_evidence_is_wanted(server) {
+        let shape = &SHAPES[0];
+        let database = database(server, shape, "").await;
+        let mut writer = Writer::new(server, &database, shape, "topic", Way::Bulk).await;
+        let change = |key: usize, ts_ns: i64| Change { key, version: Version { ts_ns, partition: 0, offset: 3 } };
+        // The time says whether a change is a delete.
+        let upsert = |key: usize, age: i64| change(key, 3 * age + (1 - key as i64).rem_euclid(3));
+        for age in [1, 2] {
+            let (rows, late) = batch(shape, &(0..5).map(|key| upsert(key, age)).collect::<Vec<_>>(), &[]);
+            assert_eq!(writer.attempt(&rows, &late).await.1.unwrap(), []);
+        }
+        for (age, wanted) in [(3, true), (4, false)] {
+            let changes = [upsert(0, age), upsert(1, 0), upsert(2, age), upsert(3, age)];
+            let (rows, late) = batch(shape, &changes, &[false, true, false, false]);
+            writer.choose_way().await;
+            let mut work = writer.work(&rows, &late);
+            work.wants_evidence = wanted;
+            let Staging::Ready(waiting) = writer.sink.stage(&work).await.unwrap() else { panic!("refused") };
+            assert_eq!(writer.staged().await, 1, "three updates are on this side still");
+            let known = writer.sink.known(&work, &waiting).await.unwrap();
+            assert_eq!(known.len(), usize::from(wanted));
+            let outcome = writer.sink.transact(&work, &waiting, &[]).await.unwrap();
+            let Outcome::Committed { superseded, .. } = &outcome else { panic!("{outcome:?}") };
+            assert_eq!(superseded.iter().map(|lost| lost.upserts).sum::<i64>(), 1);
+            assert_eq!(writer.staged().await, 1, "and nothing was taken back");
+            writer.follow(&work);
+        }
+    }
 }

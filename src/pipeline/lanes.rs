@@ -40,6 +40,8 @@ pub(super) struct Parcel {
     pub advances: Vec<Advance>,
     /// As [`Work::late`].
     pub late: Vec<bool>,
+    /// As [`Work::wants_evidence`].
+    pub wants_evidence: bool,
     pub decode: Duration,
     pub sql: Duration,
 }
@@ -47,13 +49,13 @@ pub(super) struct Parcel {
 impl Parcel {
     pub fn new(raw: RawBatch, evaluation: Evaluation, advances: Vec<Advance>, decode: Duration, sql: Duration) -> Self {
         let mut late = vec![false; evaluation.latest.num_rows()];
-        let asked = if evaluation.suspicion.is_empty() { &[][..] } else { &evaluation.suspects };
-        for row in asked {
+        for row in &evaluation.suspects {
             if let Some(late) = late.get_mut(*row) {
                 *late = true;
             }
         }
-        Self { raw, evaluation, id: token(), advances, late, decode, sql }
+        let wants_evidence = !evaluation.suspicion.is_empty();
+        Self { raw, evaluation, id: token(), advances, late, wants_evidence, decode, sql }
     }
 
     pub fn work(&self) -> Work<'_> {
@@ -62,6 +64,7 @@ impl Parcel {
             advances: self.advances.clone(),
             latest: &self.evaluation.latest,
             late: self.late.clone(),
+            wants_evidence: self.wants_evidence,
             quarantine: self.quarantined(),
             settled: Vec::new(),
         }

@@ -128,6 +128,7 @@ impl Pipeline {
             advances: self.standing(|partition| touches(&positions, partition), moved),
             latest: &latest,
             late: Vec::new(),
+            wants_evidence: false,
             quarantine: Vec::new(),
             settled,
         };
@@ -171,7 +172,8 @@ impl Pipeline {
                 ),
                 latest: &evaluation.latest,
                 // Late by design, not by the producer's fault: no evidence.
-                late: vec![false; evaluation.latest.num_rows()],
+                late: vec![true; evaluation.latest.num_rows()],
+                wants_evidence: false,
                 quarantine: Vec::new(),
                 settled: settle(positions, &evaluation),
             };

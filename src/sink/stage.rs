@@ -51,7 +51,7 @@ pub struct Counts {
 /// What is known of a batch's rows before they are staged; of rows beyond the ends, nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Marks<'a> {
-    /// What is stored of the key is asked for.
+    /// It may be older than what is stored of its key, for which may be asked.
     pub late: &'a [bool],
     /// The key is likely to have a row.
     pub stored: &'a [bool],

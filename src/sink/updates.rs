@@ -33,8 +33,8 @@ pub struct Picked {
     pub rest: Vec<usize>,
 }
 
-/// Which rows of a batch to write this way: those of keys that have a row, as far as `marks` says, unless what is stored of the key is
-/// asked for. None where they are few.
+/// Which rows of a batch to write this way: those of keys that have a row, as far as `marks` says, unless they may be older than that.
+/// None where they are few.
 pub fn pick(facts: &ServerFacts, rows: &RecordBatch, marks: Marks<'_>) -> Picked {
     let deleted = rows.column_by_name("_deleted").and_then(|column| column.as_boolean_opt());
     let is_update =

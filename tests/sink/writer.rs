@@ -211,6 +211,7 @@ impl Writer {
             advances: vec![advance],
             latest: rows,
             late: late.to_vec(),
+            wants_evidence: true,
             quarantine: Vec::new(),
             settled: Vec::new(),
         }
