@@ -1,5 +1,5 @@
 //! Rows of keys that have one already, straight into the target by guarded upserts: no stage, which is a quarter of MariaDB's work for
-//! a merge. (Of MySQL, which takes no rows in bulk, it isn't known whether it gains anything.)
+//! a merge. (Not on MySQL, which takes no rows in bulk: as text they cost it more than the stage does.)
 //!
 //! In: a batch, and which of its keys are likely to have a row. Out of [`pick`]: the rows to write this way, and the rest, for the
 //! stage. Out of [`Updates::put`]: `true` where each of the picked rows has changed its key's row, and then the target is as
