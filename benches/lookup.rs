@@ -35,7 +35,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use afterimage::decode::events_schema;
 use afterimage::generate::OwnedRecord;
@@ -43,7 +43,6 @@ use afterimage::hold::HoldSet;
 use afterimage::pipeline::lookups::topic_rows;
 use afterimage::pipeline::{Lookup, Origin};
 use afterimage::sink::lookup::read_chunks;
-use afterimage::sink::session::{Address, Connector};
 use afterimage::source::FollowOptions;
 use afterimage::sql::{Engine, Input, LookupFrom, LookupSpec, LookupTable};
 use arrow::array::{ArrayRef, Decimal128Array, RecordBatch, StringArray};
@@ -264,21 +263,7 @@ fn load(source: &str, at: &str) {
 }
 
 fn from_mysql(url: &str, key: &[String]) -> LookupTable {
-    let opts = mysql_async::Opts::from_url(url).unwrap();
-    let address = Address {
-        host: opts.ip_or_hostname().to_owned(),
-        port: opts.tcp_port(),
-        user: opts.user().unwrap().to_owned(),
-        password: opts.pass().unwrap_or_default().to_owned(),
-        database: opts.db_name().unwrap().to_owned(),
-        tls: false,
-        ca_file: None,
-    };
-    let connector = Connector {
-        address: Arc::new(move || Ok(address.clone())),
-        connect_timeout: Duration::from_secs(10),
-        statement_timeout: Duration::from_secs(30),
-    };
+    let connector = mysql::connector(url);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let chunks = runtime.block_on(read_chunks(&connector, "SELECT code, name, region, rate FROM big")).unwrap();
     LookupTable::from_batches("it", key, chunks).unwrap()

@@ -2,13 +2,18 @@
 //!
 //! Per server and kind of batch, batch by batch in turn: the sink (encode, stage, merge, commit) and the reference (merge from a permanent
 //! table filled outside the clock, then COMMIT), each on a table of its own that begins with the same rows: nobody writes to a sink's
-//! target but the sink. Fresh batches for each side, versions rising; the first pair warms up. Prints rows/s of both and the ratio of the medians, for small batches also the time of one transaction (p50 and p99) beside
-//! an UPDATE of one row by itself; at the end of each the table is compared with a model in memory. Run with `make bench`.
+//! target but the sink. Fresh batches for each side, versions rising; the first pair warms up. Prints rows/s of both and the ratio of the
+//! medians, for small batches also the time of one transaction (p50 and p99) beside an UPDATE of one row by itself; at the end both tables
+//! are compared with models in memory. Run with `make bench`.
 //!
 //! `SINK_ROWS`, `SINK_PAIRS` and `SINK_ONLY` (part of a kind's name) change what is run; `BENCH_JSON` names a file to which each figure is
 //! added as a line of JSON.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails by panicking")]
+#![allow(dead_code, unreachable_pub, reason = "databases are those of the tests, which have more than this needs")]
+
+#[path = "../tests/support/mysql.rs"]
+mod mysql;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -21,7 +26,6 @@ use afterimage::generation::{Generation, Marks};
 use afterimage::position::Version;
 use afterimage::sink::generations::{Grounds, Registered};
 use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
-use afterimage::sink::session::{Address, Connector};
 use afterimage::sink::{Outcome, Sink, Staging, Work, migrate};
 use afterimage::target::{Column, Holds, Target};
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
@@ -336,21 +340,7 @@ impl Bench {
         let database = format!("{width:?}").to_lowercase();
         let mut admin = server.connect().await.unwrap();
         admin.query_drop(format!("CREATE DATABASE `{database}`")).await.unwrap();
-        let (port, user, password) = (server.port(), server.account().to_owned(), server.password().to_owned());
-        let address = Address {
-            host: "127.0.0.1".into(),
-            port,
-            user,
-            password,
-            database: database.clone(),
-            tls: false,
-            ca_file: None,
-        };
-        let connector = Connector {
-            address: Arc::new(move || Ok(address.clone())),
-            connect_timeout: Duration::from_secs(10),
-            statement_timeout: Duration::from_secs(120),
-        };
+        let connector = mysql::connector(&server.url(&database));
         let mut session = connector.connect().await.unwrap();
         let statements = migrate::plan(&mut session, &[width.target()]).await.unwrap();
         migrate::run(&mut session, &statements).await.unwrap();

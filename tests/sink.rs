@@ -79,7 +79,7 @@ on_both_servers! {
             let mut writers = Vec::new();
             for way in WAYS {
                 let database = database(server, shape, "").await;
-                writers.push((Writer::new(server, &database, shape, "topic", way).await, database));
+                writers.push((Writer::new(&database, shape, "topic", way).await, database));
             }
             let mut fold = Fold::default();
             for round in 0..40 {
@@ -140,8 +140,8 @@ on_both_servers! {
         for (seed, ways) in [(1, [Way::Text, Way::Text]), (2, [Way::Text, Way::Load]), (3, [Way::Load, Way::Load]), (4, [Way::NewLoad, Way::NewInsert]), (5, [Way::NewLoad, Way::Load]), (6, [Way::Bulk, Way::BulkAlone]), (7, [Way::Bulk, Way::Load]), (8, [Way::NewBulk, Way::Bulk])] {
             let database = database(server, shape, "").await;
             let writers = [
-                Writer::new(server, &database, shape, "one", ways[0]).await,
-                Writer::new(server, &database, shape, "two", ways[1]).await,
+                Writer::new(&database, shape, "one", ways[0]).await,
+                Writer::new(&database, shape, "two", ways[1]).await,
             ];
             let mut plans = [Vec::new(), Vec::new()];
             let mut random = SmallRng::seed_from_u64(seed);
@@ -190,7 +190,7 @@ on_both_servers! {
         for way in if server.flavour() == Flavour::MySql { &ways[..2] } else { &ways } {
             let way = *way;
             let database = database(server, shape, "").await;
-            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
+            let mut writer = Writer::new(&database, shape, "topic", way).await;
             let tombstone = async |key: usize, age: i64| {
                 let sql = format!(
                     "INSERT INTO afterimage_tombstones (pipeline, row_key, cdc_ts, cdc_partition, cdc_offset, deleted) VALUES ('p', CAST('{}' AS \
@@ -230,7 +230,7 @@ on_both_servers! {
     // Proves: P6
     async fn positions_of_one_transaction_wait_for_no_other_partitions(server) {
         let database = database(server, &SHAPES[0], "").await;
-        let mut writer = Writer::new(server, &database, &SHAPES[0], "topic", Way::Load).await;
+        let mut writer = Writer::new(&database, &SHAPES[0], "topic", Way::Load).await;
         let owner = writer.sink.owner().clone();
         let mut stored = vec![writer.at.clone()];
         for partition in 1..4 {
@@ -278,7 +278,7 @@ on_both_servers! {
         let bad = changes.iter().position(|change| change.version.offset == 4).unwrap();
         for way in WAYS {
             let database = database(server, shape, refused).await;
-            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
+            let mut writer = Writer::new(&database, shape, "topic", way).await;
             let (rows, late) = batch(shape, &changes, &vec![false; changes.len()]);
             let (_, outcome, faults) = writer.attempt(&rows, &late).await;
             assert!(faults.is_empty());
@@ -311,7 +311,7 @@ on_both_servers! {
         let mut found = Vec::new();
         for way in [Way::Load, Way::Bulk] {
             let database = database(server, shape, "").await;
-            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
+            let mut writer = Writer::new(&database, shape, "topic", way).await;
             let (rows, late) = batch(shape, &[], &[]);
             // All by themselves, few, and all again.
             for evidence in [&events[3..40], &events[..5], &events[..]] {
@@ -347,7 +347,7 @@ on_mariadb! {
         let row = |key, age| Change { key, version: Version { ts_ns: ts_ns(key, age), partition: 0, offset: 3 } };
         for way in [Way::Bulk, Way::BulkAlone] {
             let database = database(server, shape, "").await;
-            let mut writer = Writer::new(server, &database, shape, "topic", way).await;
+            let mut writer = Writer::new(&database, shape, "topic", way).await;
             let count = async || database.number("SELECT COUNT(*) FROM t").await;
             let mut apply = async |changes: &[Change], late: &[usize]| {
                 let late: Vec<bool> = (0..changes.len()).map(|row| late.contains(&row)).collect();
@@ -386,7 +386,7 @@ on_mariadb! {
     async fn of_keys_in_a_batch_on_its_way_the_next_one_knows_what_is_left(server) {
         let shape = &SHAPES[0];
         let database = database(server, shape, "").await;
-        let mut first = Writer::new(server, &database, shape, "topic", Way::Bulk).await;
+        let mut first = Writer::new(&database, shape, "topic", Way::Bulk).await;
         // The time says whether a change is a delete.
         let change = |key: usize, age: i64, deleted: bool| {
             let ts_ns = 3 * age + (i64::from(!deleted) - key as i64).rem_euclid(3);
@@ -457,7 +457,7 @@ on_mariadb! {
     async fn what_may_have_lost_takes_no_others_with_it_where_no_evidence_is_wanted(server) {
         let shape = &SHAPES[0];
         let database = database(server, shape, "").await;
-        let mut writer = Writer::new(server, &database, shape, "topic", Way::Bulk).await;
+        let mut writer = Writer::new(&database, shape, "topic", Way::Bulk).await;
         let change = |key: usize, ts_ns: i64| Change { key, version: Version { ts_ns, partition: 0, offset: 3 } };
         // The time says whether a change is a delete.
         let upsert = |key: usize, age: i64| change(key, 3 * age + (1 - key as i64).rem_euclid(3));

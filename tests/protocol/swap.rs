@@ -10,11 +10,11 @@ use afterimage::position::Partition;
 use afterimage::sink::generations::{Grounds, Registered};
 use afterimage::sink::migrate;
 use afterimage::sink::positions::{Advance, Found, Owner, SumChanges, Token, TopicIdentity};
-use afterimage::sink::session::{Address, Connector, Session};
+use afterimage::sink::session::Session;
 use mysql_async::prelude::Queryable;
 
 use crate::on_both_servers;
-use crate::support::mysql::Database;
+use crate::support::mysql::{Database, connector};
 
 const OURS: Token = [1; 16];
 const THEIRS: Token = [2; 16];
@@ -26,26 +26,9 @@ const NEWEST: Generation = Generation { number: 2, fingerprint: Fingerprint([6; 
 const OTHERS: [Generation; 2] =
     [Generation { number: 1, ..NEWEST }, Generation { number: 2, fingerprint: Fingerprint([7; 32]) }];
 
-fn connector(server: &PrivateServer, database: &Database) -> Connector {
-    let address = Address {
-        host: "127.0.0.1".into(),
-        port: server.port(),
-        user: server.account().to_owned(),
-        password: server.password().to_owned(),
-        database: database.name.clone(),
-        tls: false,
-        ca_file: None,
-    };
-    Connector {
-        address: std::sync::Arc::new(move || Ok(address.clone())),
-        connect_timeout: Duration::from_secs(30),
-        statement_timeout: Duration::from_secs(60),
-    }
-}
-
 async fn migrated(server: &PrivateServer) -> (Database, Session) {
     let database = Database::create(server).await;
-    let mut session = connector(server, &database).connect().await.unwrap();
+    let mut session = connector(&database.url).connect().await.unwrap();
     let statements = migrate::plan(&mut session, &[]).await.unwrap();
     migrate::run(&mut session, &statements).await.unwrap();
     (database, session)
@@ -250,7 +233,7 @@ on_both_servers! {
         store(&database, &[Found { generation: Generation::default(), ..row }]).await;
         let mut others = Vec::new();
         for number in 0..12_u8 {
-            let mut session = connector(server, &database).connect().await.unwrap();
+            let mut session = connector(&database.url).connect().await.unwrap();
             // Six definitions, each of two instances.
             let fingerprint = Fingerprint([number / 2; 32]);
             others.push(tokio::spawn(async move {

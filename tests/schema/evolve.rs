@@ -1,6 +1,5 @@
 //! `schema plan` and `schema apply` on real servers.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afterimage::demo::server::Flavour;
@@ -8,34 +7,15 @@ use afterimage::error::Kind;
 use afterimage::sink::evolve::apply::{Bounds, Progress, apply};
 use afterimage::sink::evolve::plan::plan;
 use afterimage::sink::evolve::{Plan, Statement, Wishes};
-use afterimage::sink::session::{Address, Connector};
 use afterimage::target::{Column, Holds, Target};
 use mysql_async::prelude::Queryable;
 
 use super::LONG;
 use crate::faults::harsh;
 use crate::on_both_servers;
-use crate::support::mysql::Database;
+use crate::support::mysql::{Database, connector};
 use crate::support::process::Workspace;
 use crate::support::rig::{Rig, Variant, config};
-
-fn connector(url: &str) -> Connector {
-    let options = mysql_async::Opts::from_url(url).unwrap();
-    let address = Address {
-        host: options.ip_or_hostname().to_owned(),
-        port: options.tcp_port(),
-        user: options.user().unwrap_or_default().to_owned(),
-        password: options.pass().unwrap_or_default().to_owned(),
-        database: options.db_name().unwrap_or_default().to_owned(),
-        tls: false,
-        ca_file: None,
-    };
-    Connector {
-        address: Arc::new(move || Ok(address.clone())),
-        connect_timeout: Duration::from_secs(30),
-        statement_timeout: Duration::from_secs(60),
-    }
-}
 
 fn column(name: &str, ddl_type: &str, holds: Holds) -> Column {
     Column { name: name.to_owned(), ddl_type: ddl_type.to_owned(), holds, nullable: true }

@@ -3,21 +3,19 @@
 //! In: the way on which batches are to travel. Out: what the sink says of each.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use afterimage::demo::server::{Flavour, PrivateServer};
 use afterimage::generation::{Generation, Marks};
 use afterimage::position::Version;
 use afterimage::sink::generations::{Grounds, Registered};
 use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
-use afterimage::sink::session::{Address, Connector};
 use afterimage::sink::{Known, Outcome, RowFault, Sink, Staging, Superseded, Work, migrate};
 use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
 use rand::RngExt;
 
-use crate::support::mysql::Database;
+use crate::support::mysql::{Database, connector};
 
 /// How a batch travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,21 +123,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) async fn new(server: &PrivateServer, database: &Database, shape: &Shape, topic: &str, way: Way) -> Self {
-        let address = Address {
-            host: "127.0.0.1".into(),
-            port: server.port(),
-            user: server.account().to_owned(),
-            password: server.password().to_owned(),
-            database: database.name.clone(),
-            tls: false,
-            ca_file: None,
-        };
-        let connector = Connector {
-            address: Arc::new(move || Ok(address.clone())),
-            connect_timeout: Duration::from_secs(60),
-            statement_timeout: Duration::from_secs(120),
-        };
+    pub(super) async fn new(database: &Database, shape: &Shape, topic: &str, way: Way) -> Self {
+        let connector = connector(&database.url);
         let mut session = connector.connect().await.unwrap();
         let mut owner = Owner {
             pipeline: "p".into(),
@@ -272,16 +257,7 @@ pub(super) async fn database(server: &PrivateServer, shape: &Shape, more: &str) 
             shape.columns.join(", ")
         ))
         .await;
-    let address = (server.port(), server.account().to_owned(), server.password().to_owned(), database.name.clone());
-    let connector = Connector {
-        address: Arc::new(move || {
-            let (port, user, password, database) = address.clone();
-            Ok(Address { host: "127.0.0.1".into(), port, user, password, database, tls: false, ca_file: None })
-        }),
-        connect_timeout: Duration::from_secs(60),
-        statement_timeout: Duration::from_secs(120),
-    };
-    let mut session = connector.connect().await.unwrap();
+    let mut session = connector(&database.url).connect().await.unwrap();
     let statements = migrate::plan(&mut session, &[]).await.unwrap();
     migrate::run(&mut session, &statements).await.unwrap();
     database

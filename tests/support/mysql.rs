@@ -1,9 +1,11 @@
-//! A database per test, and a look into it.
+//! A database per test, a look into it, and how the program connects to it.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use afterimage::demo::server::PrivateServer;
+use afterimage::sink::session::{Address, Connector};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, Row, Value};
 
@@ -110,6 +112,25 @@ pub async fn connect(url: &str) -> Conn {
     let options = Opts::from_url(url).unwrap();
     let options = mysql_async::OptsBuilder::from_opts(options).prefer_socket(false);
     Conn::new(options).await.unwrap_or_else(|error| panic!("no connection: {error}"))
+}
+
+/// Opens sessions as the program does, by a URL as the config has it.
+pub fn connector(url: &str) -> Connector {
+    let options = Opts::from_url(url).unwrap();
+    let address = Address {
+        host: options.ip_or_hostname().to_owned(),
+        port: options.tcp_port(),
+        user: options.user().unwrap_or_default().to_owned(),
+        password: options.pass().unwrap_or_default().to_owned(),
+        database: options.db_name().unwrap_or_default().to_owned(),
+        tls: false,
+        ca_file: None,
+    };
+    Connector {
+        address: Arc::new(move || Ok(address.clone())),
+        connect_timeout: Duration::from_secs(60),
+        statement_timeout: Duration::from_secs(120),
+    }
 }
 
 /// Runs one statement on a connection of its own.
