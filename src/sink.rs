@@ -255,6 +255,7 @@ impl Sink {
         staging
     }
 
+    /// As [`Sink::stage`], which takes back what was learned where this fails, be it for want of a session.
     async fn bring(&mut self, work: &Work<'_>) -> Result<Staging> {
         let stored = self.stored.take().unwrap_or_default();
         self.session().await?;

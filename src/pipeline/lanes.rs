@@ -40,8 +40,6 @@ pub(super) struct Parcel {
     pub advances: Vec<Advance>,
     /// As [`Work::late`].
     pub late: Vec<bool>,
-    /// As [`Work::wants_evidence`].
-    pub wants_evidence: bool,
     pub decode: Duration,
     pub sql: Duration,
 }
@@ -54,8 +52,7 @@ impl Parcel {
                 *late = true;
             }
         }
-        let wants_evidence = !evaluation.suspicion.is_empty();
-        Self { raw, evaluation, id: token(), advances, late, wants_evidence, decode, sql }
+        Self { raw, evaluation, id: token(), advances, late, decode, sql }
     }
 
     pub fn work(&self) -> Work<'_> {
@@ -64,7 +61,7 @@ impl Parcel {
             advances: self.advances.clone(),
             latest: &self.evaluation.latest,
             late: self.late.clone(),
-            wants_evidence: self.wants_evidence,
+            wants_evidence: !self.evaluation.suspicion.is_empty(),
             quarantine: self.quarantined(),
             settled: Vec::new(),
         }
