@@ -103,28 +103,36 @@ impl Backlog {
         let second = reference.half(true).await;
         let pair = Pair { run, reference: first.and(second) };
         let (run, reference) = (&pair.run, &pair.reference);
-        let us = |seconds: f64, rows: f64| seconds / rows.max(1.0) * 1e6;
         println!(
-            "   {}: {} events/s, {} rows/s in {:.1} s beside {} rows/s ({} and {}); us of processor per event: service {:.1}, broker {:.1}, \
-             server {:.1}; of the reference per row: {:.1}; {:.0} events per transaction; {:.0} MiB; adopted after {:.1} s; load {}",
+            "   {}: {}; reference {} rows/s ({} and {}), {:.1} us of processor per row",
             self.load.name,
-            short(run.events_per_second()),
-            short(run.rows_per_second()),
-            run.seconds,
+            spent(run),
             short(reference.rate()),
             short(first.rate()),
             short(second.rate()),
-            us(run.usage.service, run.events),
-            us(run.usage.broker, run.events),
-            us(run.usage.server, run.events),
-            us(reference.server, reference.rows),
-            run.events / run.transactions.max(1.0),
-            run.peak_mib,
-            run.starting,
-            load_average(),
+            reference.server / reference.rows.max(1.0) * 1e6,
         );
         pair
     }
+}
+
+/// What a run did and took, in words.
+fn spent(run: &Run) -> String {
+    let us = |seconds: f64| seconds / run.events.max(1.0) * 1e6;
+    format!(
+        "{} events/s, {} rows/s in {:.1} s; us of processor per event: service {:.1}, broker {:.1}, server {:.1}; {:.0} events per \
+         transaction; {:.0} MiB; adopted after {:.1} s; load {}",
+        short(run.events_per_second()),
+        short(run.rows_per_second()),
+        run.seconds,
+        us(run.usage.service),
+        us(run.usage.broker),
+        us(run.usage.server),
+        run.events / run.transactions.max(1.0),
+        run.peak_mib,
+        run.starting,
+        load_average(),
+    )
 }
 
 /// A row's figure from its runs.
@@ -177,7 +185,8 @@ pub async fn measure(bench: &mut Bench) {
         short_runs(bench, load).await;
     }
     if bench.wish.wants("infile") {
-        without_infile(bench).await;
+        let load = Load::users("without local_infile", Events::Creates, bench.wish.events(500_000));
+        without_infile(bench, load).await;
     }
     if bench.wish.wants("latency") {
         for index in 0..bench.servers.len() {
@@ -279,30 +288,37 @@ async fn short_runs(bench: &mut Bench, load: Load) {
     }
 }
 
-/// Creates on a server that allows LOAD DATA LOCAL and on the same one when it doesn't, in turn.
-async fn without_infile(bench: &mut Bench) {
-    let load = Load::users("without local_infile", Events::Creates, bench.wish.events(250_000));
+/// A load on a server that allows LOAD DATA LOCAL and on the same one when it doesn't, in turn; every second time it begins with the latter.
+async fn without_infile(bench: &mut Bench, load: Load) {
     let backlog = Backlog::new(&bench.broker, load).await;
     for index in 0..bench.servers.len() {
         let (name, server) = &bench.servers[index];
         let name = name.clone();
         let admin = server.url("");
         let (mut with, mut without) = (Vec::new(), Vec::new());
-        for _ in 0..bench.wish.repeat {
-            with.push(backlog.run(server, &bench.broker, &Variant::default()).await.rows_per_second());
-            crate::mysql::execute(&admin, "SET GLOBAL local_infile = 0").await;
-            without.push(backlog.run(server, &bench.broker, &Variant::default()).await.rows_per_second());
-            crate::mysql::execute(&admin, "SET GLOBAL local_infile = 1").await;
+        for turn in 0..bench.wish.repeat {
+            for allowed in [turn % 2 == 0, turn % 2 == 1] {
+                crate::mysql::execute(&admin, &format!("SET GLOBAL local_infile = {}", u8::from(allowed))).await;
+                let run = backlog.run(server, &bench.broker, &Variant::default()).await;
+                println!("   {}: local_infile {allowed}: {}", backlog.load.name, spent(&run));
+                if allowed { &mut with } else { &mut without }.push(run);
+            }
         }
+        crate::mysql::execute(&admin, "SET GLOBAL local_infile = 1").await;
+        let rates = |runs: &[Run]| runs.iter().map(Run::rows_per_second).collect::<Vec<f64>>();
+        let server = |runs: &[Run]| median(&runs.iter().map(|run| run.usage.server / run.events * 1e6).collect::<Vec<f64>>());
+        let note = format!("server's processor time: {:.1} us/event beside {:.1}", server(&without), server(&with));
+        let (with, without) = (rates(&with), rates(&without));
         let ratios: Vec<f64> = without.iter().zip(&with).map(|(without, with)| without / with).collect();
         bench.add(Figure {
-            what: "without local_infile".into(),
+            what: backlog.load.name.to_owned(),
             server: Some(name),
             value: median(&without),
             unit: "rows/s".into(),
             reference: Some(median(&with)),
             ratio: Some(median(&ratios)),
             spread: spread(&ratios),
+            note: Some(note),
             ..Figure::default()
         });
     }
