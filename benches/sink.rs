@@ -6,12 +6,13 @@
 //! medians, for small batches also the time of one transaction (p50 and p99) beside an UPDATE of one row by itself; at the end both tables
 //! are compared with models in memory. Run with `make bench`.
 //!
-//! `SINK_ROWS`, `SINK_PAIRS` and `SINK_ONLY` (part of a kind's name) change what is run; `BENCH_JSON` names a file to which each figure is
-//! added as a line of JSON.
+//! `SERVERS`, `SINK_ROWS`, `SINK_PAIRS` and `SINK_ONLY` (part of a kind's name) change what is run; `BENCH_JSON` names a file to which
+//! each figure is added as a line of JSON.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails by panicking")]
 #![allow(dead_code, unreachable_pub, reason = "databases are those of the tests, which have more than this needs")]
 
+mod measured_servers;
 #[path = "../tests/support/mysql.rs"]
 mod mysql;
 
@@ -96,7 +97,10 @@ fn main() {
     let cache = std::env::var("AFTERIMAGE_CACHE")
         .map_or_else(|_| PathBuf::from(std::env::var("HOME").unwrap()).join(".cache/afterimage"), PathBuf::from);
     for program in [Program::in_root(&cache.join("mysql")), Program::mariadb()] {
-        runtime.block_on(compare(&program.unwrap()));
+        let program = program.unwrap();
+        if measured_servers::is_wanted(program.flavour) {
+            runtime.block_on(compare(&program));
+        }
     }
 }
 
@@ -223,6 +227,12 @@ impl Width {
     }
 }
 
+const DOUBLE_BUFFERED: &str = "double-buffered";
+/// Batches in a row where each is staged while the one before it is merged.
+const STRETCH: usize = 6;
+/// Tables that the reference merges from, and a number.
+const STAGE: &str = "ref_stage";
+
 /// The same merge inside the server, as one would write it by hand: versions compared as rows, tombstones joined.
 struct Reference {
     conn: Conn,
@@ -237,11 +247,16 @@ impl Reference {
         for statement in [
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             "CREATE TABLE ref_user LIKE enriched_user",
-            "CREATE TABLE ref_stage LIKE enriched_user",
-            "ALTER TABLE ref_stage ADD COLUMN op CHAR(1) NOT NULL",
             "CREATE TABLE ref_tomb (user_id VARCHAR(255) NOT NULL PRIMARY KEY, cdc_ts BIGINT NOT NULL, cdc_partition INT NOT NULL, cdc_offset BIGINT NOT NULL)",
         ] {
             conn.query_drop(statement).await.unwrap();
+        }
+        for number in 0..STRETCH {
+            let create = format!("CREATE TABLE {STAGE}{number} LIKE enriched_user");
+            let alter = format!("ALTER TABLE {STAGE}{number} ADD COLUMN op CHAR(1) NOT NULL");
+            for statement in [create, alter] {
+                conn.query_drop(statement).await.unwrap();
+            }
         }
         let key = "SELECT column_type, collation_name FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'enriched_user' AND column_name = 'user_id'";
         let (kind, collation): (String, String) = conn.query_first(key).await.unwrap().unwrap();
@@ -260,7 +275,7 @@ impl Reference {
         let selected = names.iter().map(|name| format!("s.{name}")).collect::<Vec<_>>().join(",");
         let merge = [
             format!(
-                "INSERT INTO ref_user (user_id,{}) SELECT s.user_id,{selected} FROM ref_stage s LEFT JOIN ref_tomb d ON \
+                "INSERT INTO ref_user (user_id,{}) SELECT s.user_id,{selected} FROM {STAGE} s LEFT JOIN ref_tomb d ON \
                  d.user_id=s.user_id WHERE s.op='u' AND (d.user_id IS NULL OR {}>{}) ON DUPLICATE KEY UPDATE {}",
                 names.join(","),
                 version("s"),
@@ -269,11 +284,11 @@ impl Reference {
             ),
             format!(
                 "INSERT INTO ref_tomb (user_id,cdc_ts,cdc_partition,cdc_offset) SELECT s.user_id,s.cdc_ts,s.cdc_partition,s.cdc_offset \
-                 FROM ref_stage s WHERE s.op='d' ON DUPLICATE KEY UPDATE {}",
+                 FROM {STAGE} s WHERE s.op='d' ON DUPLICATE KEY UPDATE {}",
                 guarded("ref_tomb", &versions)
             ),
             format!(
-                "DELETE t FROM ref_stage s STRAIGHT_JOIN ref_user t ON t.user_id=s.user_id WHERE s.op='d' AND {}<={}",
+                "DELETE t FROM {STAGE} s STRAIGHT_JOIN ref_user t ON t.user_id=s.user_id WHERE s.op='d' AND {}<={}",
                 version("t"),
                 version("s")
             ),
@@ -287,9 +302,15 @@ impl Reference {
         self.model = model.clone();
     }
 
-    /// Outside of the clock.
-    async fn fill(&mut self, width: Width, changes: &[Change]) {
-        self.conn.query_drop("TRUNCATE TABLE ref_stage").await.unwrap();
+    /// Puts fresh batches into the tables that it merges them from, outside of the clock.
+    async fn fill(&mut self, width: Width, batches: &[Vec<Change>]) {
+        for (number, changes) in batches.iter().enumerate() {
+            self.fill_one(&format!("{STAGE}{number}"), width, changes).await;
+        }
+    }
+
+    async fn fill_one(&mut self, stage: &str, width: Width, changes: &[Change]) {
+        self.conn.query_drop(format!("TRUNCATE TABLE {stage}")).await.unwrap();
         for chunk in changes.chunks(500) {
             let rows: Vec<String> = chunk
                 .iter()
@@ -301,17 +322,20 @@ impl Reference {
                     format!("('{}',{},{},0,{},'{op}')", change.user, values.join(","), version.ts_ns, version.offset)
                 })
                 .collect();
-            self.conn.query_drop(format!("INSERT INTO ref_stage VALUES {}", rows.join(","))).await.unwrap();
+            self.conn.query_drop(format!("INSERT INTO {stage} VALUES {}", rows.join(","))).await.unwrap();
         }
     }
 
-    async fn merge(&mut self) -> Duration {
+    /// Merges the first so many of them, one after the other.
+    async fn merge(&mut self, batches: usize) -> Duration {
         let started = Instant::now();
-        self.conn.query_drop("START TRANSACTION").await.unwrap();
-        for statement in &self.merge {
-            self.conn.query_drop(statement).await.unwrap();
+        for number in 0..batches {
+            self.conn.query_drop("START TRANSACTION").await.unwrap();
+            for statement in &self.merge {
+                self.conn.query_drop(statement.replace(STAGE, &format!("{STAGE}{number}"))).await.unwrap();
+            }
+            self.conn.query_drop("COMMIT").await.unwrap();
         }
-        self.conn.query_drop("COMMIT").await.unwrap();
         started.elapsed()
     }
 
@@ -387,10 +411,12 @@ impl Bench {
         started.elapsed()
     }
 
-    async fn reference_once(&mut self, batch: usize, kind: &Kind) -> Duration {
-        let changes = self.reference.model.batch(&mut self.random, batch, kind);
-        self.reference.fill(self.width, &changes).await;
-        self.reference.merge().await
+    /// So many fresh batches by the reference, in a row.
+    async fn reference(&mut self, batch: usize, kind: &Kind, count: usize) -> Duration {
+        let (model, random) = (&mut self.reference.model, &mut self.random);
+        let batches: Vec<Vec<Change>> = (0..count).map(|_| model.batch(random, batch, kind)).collect();
+        self.reference.fill(self.width, &batches).await;
+        self.reference.merge(count).await
     }
 
     async fn apply(&mut self, latest: &RecordBatch, late: Vec<bool>) {
@@ -489,20 +515,22 @@ impl Bench {
 
 async fn compare(program: &Program) {
     let home = tempfile::Builder::new().prefix("bench-").tempdir_in("/var/tmp").unwrap();
-    let options = ["--innodb-buffer-pool-size=1G", "--max-allowed-packet=64M"];
+    let mut options = measured_servers::options(program.flavour);
+    options.push("--max-allowed-packet=64M");
     let server = PrivateServer::start(program, home, &options).await.unwrap();
     let only = std::env::var("SINK_ONLY").unwrap_or_default();
     let rows = setting("SINK_ROWS", 200_000);
     for (width, rows) in [(Width::Shipped, rows), (Width::Wide, rows.min(10_000)), (Width::Long, rows.min(3_000))] {
         let kinds: Vec<&Kind> = KINDS.iter().filter(|kind| kind.width == width && kind.what.contains(&only)).collect();
-        if kinds.is_empty() {
+        let buffered = width == Width::Shipped && DOUBLE_BUFFERED.contains(&only);
+        if kinds.is_empty() && !buffered {
             continue;
         }
         let mut bench = Bench::new(&server, width, rows).await;
         for kind in kinds {
             figures(&mut bench, kind, &server).await;
         }
-        if width == Width::Shipped && USUAL.what.contains(&only) {
+        if buffered {
             double_buffered(&mut bench, &server).await;
         }
         bench.verify().await;
@@ -519,7 +547,7 @@ async fn figures(bench: &mut Bench, kind: &Kind, server: &PrivateServer) {
         if kind.without_infile {
             without.push(bench.sink_once(kind.batch, kind, false).await);
         }
-        theirs.push(bench.reference_once(kind.batch, kind).await);
+        theirs.push(bench.reference(kind.batch, kind, 1).await);
         if small {
             floor.push(bench.reference.floor().await);
         }
@@ -550,24 +578,20 @@ async fn figures(bench: &mut Bench, kind: &Kind, server: &PrivateServer) {
     }
 }
 
-/// Stretches of batches in which each is staged while the one before it is merged, and as many merged by the reference, in turn.
+/// Stretches of batches in which each is staged while the one before it is merged, and as many merged by the reference, in turn. What a
+/// server does behind a merge (purging, flushing) falls into the clock of the next one on both sides.
 async fn double_buffered(bench: &mut Bench, server: &PrivateServer) {
-    const STRETCH: usize = 6;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..=setting("SINK_PAIRS", 8).div_ceil(2) {
         ours.push(bench.double_buffered(USUAL.batch, &USUAL, STRETCH).await);
-        let mut merged = Duration::ZERO;
-        for _ in 0..STRETCH {
-            merged += bench.reference_once(USUAL.batch, &USUAL).await;
-        }
-        theirs.push(merged);
+        theirs.push(bench.reference(USUAL.batch, &USUAL, STRETCH).await);
     }
     let rate = |times: &[Duration]| (STRETCH * USUAL.batch) as f64 / percentile(&times[1..], 50);
     let (value, reference) = (rate(&ours), rate(&theirs));
     let name = server_name(server);
     let ratio = value / reference;
-    println!("{name:<8} {:<28} {:>7} {value:>12.0} {reference:>12.0} {ratio:>6.2}", "double-buffered", USUAL.batch);
-    record(name, "sink alone, double-buffered", "rows/s", value, reference);
+    println!("{name:<8} {:<28} {:>7} {value:>12.0} {reference:>12.0} {ratio:>6.2}", DOUBLE_BUFFERED, USUAL.batch);
+    record(name, &format!("sink alone, {DOUBLE_BUFFERED}"), "rows/s", value, reference);
 }
 
 fn server_name(server: &PrivateServer) -> &'static str {

@@ -17,6 +17,8 @@
 mod kafka;
 #[path = "../../tests/support/mysql.rs"]
 mod mysql;
+#[path = "../measured_servers.rs"]
+mod measured_servers;
 #[path = "../../tests/support/process.rs"]
 mod process;
 #[path = "../../tests/support/servers.rs"]
@@ -137,21 +139,12 @@ fn main() {
     });
 }
 
-/// Durable commits, data in memory, no binary log; logs so large that neither side waits for a checkpoint.
-pub const SERVER_OPTIONS: [&str; 3] =
-    ["--innodb-buffer-pool-size=2G", "--innodb-flush-log-at-trx-commit=1", "--skip-log-bin"];
-
 async fn start_servers() -> Vec<(String, PrivateServer)> {
-    let wanted = setting("SERVERS").unwrap_or_else(|| "mysql,mariadb".to_owned());
     let mut started = Vec::new();
-    for (word, name, flavour, log) in [
-        ("mysql", "MySQL", Flavour::MySql, "--innodb-redo-log-capacity=2G"),
-        ("mariadb", "MariaDB", Flavour::MariaDb, "--innodb-log-file-size=2G"),
-    ] {
-        if wanted.split(',').any(|wanted| wanted == word) {
-            let home = servers::scratch(word);
-            let options: Vec<&str> = SERVER_OPTIONS.into_iter().chain([log]).collect();
-            started.push((name.to_owned(), servers::start_private_in(flavour, home, &options).await));
+    for (word, name, flavour) in [("mysql", "MySQL", Flavour::MySql), ("mariadb", "MariaDB", Flavour::MariaDb)] {
+        if measured_servers::is_wanted(flavour) {
+            let options = measured_servers::options(flavour);
+            started.push((name.to_owned(), servers::start_private_in(flavour, servers::scratch(word), &options).await));
         }
     }
     started

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::figure::{Figure, median, percentile, short, table};
-use crate::{Bench, SERVER_OPTIONS};
+use crate::{Bench, measured_servers};
 
 const BEGIN: &str = "<!-- figures: written by make bench -->\n";
 const END: &str = "<!-- end of figures -->";
@@ -94,7 +94,7 @@ fn machine(bench: &Bench, took: Duration) -> String {
         short(kib / 1_048_576.0),
         read("/proc/sys/kernel/osrelease").trim(),
         servers.join("; "),
-        SERVER_OPTIONS.join(" "),
+        measured_servers::OPTIONS.join(" "),
         said("rustc", &["--version"]),
         bench.wish.repeat,
         median(&bench.loads),
