@@ -35,6 +35,10 @@ use mysql_async::prelude::Queryable;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+/// As in the program itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
