@@ -231,6 +231,7 @@ impl Width {
     }
 }
 
+/// What `SINK_ONLY` names the run in which batches are staged ahead, and its figure with it.
 const DOUBLE_BUFFERED: &str = "double-buffered";
 /// Batches in a row where each is staged while the one before it is merged.
 const STRETCH: usize = 6;
@@ -313,6 +314,7 @@ impl Reference {
         }
     }
 
+    /// Makes `stage` hold these changes and nothing else.
     async fn fill_one(&mut self, stage: &str, width: Width, changes: &[Change]) {
         self.conn.query_drop(format!("TRUNCATE TABLE {stage}")).await.unwrap();
         for chunk in changes.chunks(500) {

@@ -15,10 +15,10 @@
 // Servers as the tests have them.
 #[path = "../../tests/support/kafka.rs"]
 mod kafka;
-#[path = "../../tests/support/mysql.rs"]
-mod mysql;
 #[path = "../measured_servers.rs"]
 mod measured_servers;
+#[path = "../../tests/support/mysql.rs"]
+mod mysql;
 #[path = "../../tests/support/process.rs"]
 mod process;
 #[path = "../../tests/support/servers.rs"]
