@@ -214,10 +214,13 @@ on_both_servers! {
     async fn without_local_infile_the_result_is_the_same(server) {
         let private = crate::support::servers::start_private(server.flavour(), &["--local-infile=0"]).await;
         let mut rig = Rig::new(&private, Variant::default()).await;
-        let workload = Workload { events: 5_000, users: 200, partitions: 2, seed: 13, mix: Mix::harsh(), ..Workload::default() };
+        // Of so many users that batches fill prepared statements.
+        let workload = Workload { events: 9_000, users: 4_000, partitions: 2, seed: 13, mix: Mix::harsh(), ..Workload::default() };
         rig.write(workload.records()).await;
         rig.catch_up("run", LONG).await;
         rig.assert_as_folded().await;
+        let executed = rig.database.rows("SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'").await;
+        assert!(executed[0][1].parse::<u64>().unwrap() > 0, "everything went as text");
     }
 
     // Proves: P5, R33

@@ -295,6 +295,40 @@ on_both_servers! {
         }
     }
 
+    // Proves: P1
+    async fn values_of_every_kind_are_the_same_whichever_way_they_went(server) {
+        let shape = &SHAPES[0];
+        let mut found = Vec::new();
+        for way in WAYS {
+            let database = database(server, shape, "").await;
+            database
+                .execute(
+                    "ALTER TABLE t ADD amount DECIMAL(20,5), ADD seen DATETIME(6), ADD stamp TIMESTAMP(3) NULL, ADD part FLOAT, \
+                     ADD yes TINYINT(1), ADD day DATE, ADD doc JSON, ADD raw VARBINARY(9), ADD blobs BLOB, ADD flags BIT(9), \
+                     ADD large BIGINT UNSIGNED, ADD small SMALLINT, ADD lasted TIME(3), ADD kind ENUM('a','b'), ADD words TEXT CHARACTER SET utf8mb4",
+                )
+                .await;
+            let rows = writer::every_kind_of_value();
+            let mut writer = Writer::of_columns(&database, shape, &writer::EVERY_KIND, "topic", way).await;
+            let (_, outcome, faults) = writer.attempt(&rows, &vec![false; rows.num_rows()]).await;
+            let lost = outcome.unwrap_or_else(|error| panic!("{way:?}: {error:?}, {faults:?}"));
+            assert!(lost.is_empty(), "{way:?}");
+            found.push(
+                database
+                    .rows(
+                        "SELECT HEX(id), amount, seen, stamp, part, yes, day, doc, HEX(raw), HEX(blobs), flags + 0, large, small, \
+                         lasted, kind, HEX(words) FROM t ORDER BY id",
+                    )
+                    .await,
+            );
+        }
+        let (first, others) = found.split_first().unwrap();
+        assert!(first.len() == 5 && first[0][8].starts_with("FF00"), "{first:?}");
+        for (way, rows) in WAYS[1..].iter().zip(others) {
+            assert_eq!(rows, first, "{way:?}");
+        }
+    }
+
     // Proves: P4
     async fn evidence_of_late_events_is_the_same_whichever_way_it_went(server) {
         let shape = &SHAPES[0];

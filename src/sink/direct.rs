@@ -352,7 +352,7 @@ mod tests {
             local_infile: true,
             max_allowed_packet: 0,
             read_only: false,
-            bulk_rows: 0,
+            prepared_rows: 0,
         };
         for (version, mariadb, knows) in [
             ("8.0.18", false, false),

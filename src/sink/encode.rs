@@ -263,13 +263,11 @@ impl insert::Rows for Tuples<'_> {
         Ok(())
     }
 
-    fn values(&self, row: usize) -> Result<Vec<Value>, RowFault> {
-        let mut values = Vec::with_capacity(self.rows.columns.len() + 6);
+    fn values(&self, values: &mut Vec<Value>, row: usize) -> Result<(), RowFault> {
         if self.staged {
-            self.rows.staged_values(&mut values, row)?;
+            self.rows.staged_values(values, row)?;
         }
-        self.rows.values(&mut values, row)?;
-        Ok(values)
+        self.rows.values(values, row)
     }
 }
 

@@ -82,9 +82,9 @@ impl Rows for Late<'_> {
         Ok(())
     }
 
-    fn values(&self, row: usize) -> Result<Vec<Value>, RowFault> {
-        let Some(event) = self.events.get(row) else { return Ok(Vec::new()) };
-        Ok(vec![
+    fn values(&self, values: &mut Vec<Value>, row: usize) -> Result<(), RowFault> {
+        let Some(event) = self.events.get(row) else { return Ok(()) };
+        values.extend([
             event.position.partition.into(),
             event.position.offset.into(),
             event.key.0.as_bytes().into(),
@@ -92,6 +92,7 @@ impl Rows for Late<'_> {
             event.known.ts_ns.into(),
             event.known.partition.into(),
             event.known.offset.into(),
-        ])
+        ]);
+        Ok(())
     }
 }

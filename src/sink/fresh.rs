@@ -70,10 +70,10 @@ impl Fresh {
             return None;
         }
         let oldest_ns = times.values().iter().min().copied()?;
-        let encoded = if facts.local_infile && facts.bulk_rows == 0 {
-            Lines::of_target(target, rows).map(Rows::Lines)
-        } else {
+        let encoded = if facts.prefers_insert() {
             Ok(Rows::Batch(rows.clone()))
+        } else {
+            Lines::of_target(target, rows).map(Rows::Lines)
         };
         Some(encoded.map(|encoded| NewRows { rows: encoded, count: rows.num_rows() as u64, oldest_ns }))
     }

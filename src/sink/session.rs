@@ -48,9 +48,21 @@ pub struct ServerFacts {
     pub local_infile: bool,
     pub max_allowed_packet: usize,
     pub read_only: bool,
-    /// How many rows go in one request as values of a prepared statement; 0 on MySQL, which has no such request, and where it was found
-    /// not to get through to a MariaDB.
-    pub bulk_rows: usize,
+    /// How many rows go in one request as values of a prepared statement; 0 where such requests were found not to get through.
+    pub prepared_rows: usize,
+}
+
+impl ServerFacts {
+    /// Whether a request can have a prepared statement executed for each of many rows, as MariaDB's can. MySQL's statement has to have
+    /// the values of all of them as parameters.
+    pub fn takes_rows_in_bulk(&self) -> bool {
+        self.mariadb && self.prepared_rows > 0
+    }
+
+    /// Whether rows are better off in INSERTs than in `LOAD DATA LOCAL`, or can't go that way.
+    pub fn prefers_insert(&self) -> bool {
+        self.takes_rows_in_bulk() || !self.local_infile
+    }
 }
 
 /// What a statement without a result set did.
@@ -101,8 +113,11 @@ pub struct Session {
 /// Stands between statements of one request. The tests' proxy tells them apart by it.
 const STATEMENT_END: &str = ";\n";
 
-/// 5,000 rows per request take the server as long per row.
-const BULK_ROWS: usize = 1000;
+/// 3,000 rows and 5,000 take a MariaDB as long per row. MySQL keeps a parsed statement of so many rows: 1,000 take it longer per row, and
+/// 250 as long.
+const fn prepared_rows(mariadb: bool) -> usize {
+    if mariadb { 1000 } else { 500 }
+}
 /// A session prepares its INSERTs once; it has no more than these.
 const PREPARED: usize = 8;
 
@@ -154,7 +169,7 @@ impl Connector {
             local_infile: false,
             max_allowed_packet: 0,
             read_only: false,
-            bulk_rows: 0,
+            prepared_rows: 0,
         };
         let mut session =
             Session { conn: Some(conn), timeout: self.statement_timeout, answered: Instant::now(), facts };
@@ -243,7 +258,7 @@ impl Session {
             local_infile: switch(1),
             max_allowed_packet: text(2).parse().unwrap_or(4 << 20),
             read_only: switch(3) || switch(6),
-            bulk_rows: if mariadb { BULK_ROWS } else { 0 },
+            prepared_rows: prepared_rows(mariadb),
         };
         if !text(4).contains("STRICT_ALL_TABLES") || text(5) != "+00:00" {
             return Err(Error::new(
@@ -334,8 +349,8 @@ impl Session {
         self.answer(conn, answer)
     }
 
-    /// Runs a prepared statement once for each of `rows`, all in one request where the server is a MariaDB (unless a proxy hides that it
-    /// can, and the packet limit allows it); [`Done::records`] tells. Else one by one, and then the answer is the last one's.
+    /// Runs a prepared statement once for each of `rows` of values, all in one request where the server is a MariaDB (unless a proxy hides
+    /// that it can, and the packet limit allows it); [`Done::records`] tells. Else one by one, and then the answer is the last one's.
     pub async fn run_for_each(&mut self, sql: &str, rows: Vec<Vec<Value>>) -> Result<Done, StatementError> {
         let mut conn = self.take()?;
         let running = async {

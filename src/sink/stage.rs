@@ -2,7 +2,7 @@
 //!
 //! In: rows of the target's columns with versions, sorted by key. Out: [`Staged`]. A batch of some size goes into a temporary table of
 //! the session, exactly, so that everything after it is set-based: `LOAD DATA LOCAL` turns values that don't fit into warnings, so rows
-//! sent, rows stored and the warning count are compared; the strict multi-row INSERT, for MariaDB, which takes it faster, and for servers
+//! sent, rows stored and the warning count are compared; the strict INSERT of many rows, for MariaDB, which takes it faster, and for servers
 //! without `local_infile`, fails by itself. Nothing here touches the target. Small batches ([`super::direct`]) and those of new rows ([`super::fresh`]) do without.
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
@@ -142,7 +142,7 @@ impl Stage {
             Ok(tuples) => tuples,
             Err(fault) => return Ok(Filled::Refused(vec![fault])),
         };
-        if session.facts.bulk_rows > 0 {
+        if session.facts.prefers_insert() {
             self.clear(session).await?;
             let done = self.insert.put(session, &tuples, numbers).await?;
             if done.is_some_and(|done| done.affected == numbers.len() as u64 && done.warnings == 0) {

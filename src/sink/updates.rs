@@ -40,7 +40,7 @@ pub fn pick(facts: &ServerFacts, rows: &RecordBatch, marks: Marks<'_>) -> Picked
     let is_update =
         |row: &usize| marks.op(deleted, *row) == Op::Update && !marks.late.get(*row).copied().unwrap_or(false);
     let (updates, rest): (Vec<usize>, Vec<usize>) = (0..rows.num_rows()).partition(is_update);
-    let worth_it = facts.bulk_rows > 0 && updates.len() >= LEAST.min(facts.bulk_rows);
+    let worth_it = facts.takes_rows_in_bulk() && updates.len() >= LEAST.min(facts.prepared_rows);
     if worth_it { Picked { updates, rest } } else { Picked::none(rows) }
 }
 

@@ -11,7 +11,9 @@ use afterimage::sink::generations::{Grounds, Registered};
 use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
 use afterimage::sink::{Known, Outcome, RowFault, Sink, Staging, Superseded, Work, migrate};
 use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int16Array,
+    Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    UInt64Array,
 };
 use rand::RngExt;
 
@@ -27,10 +29,9 @@ pub(super) enum Way {
     NewLoad,
     NewInsert,
     NewBulk,
-    /// As values of prepared statements, which MySQL turns out to take one by one only; keys that were written before are always taken to
-    /// have a row.
+    /// As values of prepared statements where the server takes rows in bulk; keys that were written before are always taken to have a row.
     Bulk,
-    /// The same where `local_infile` is off.
+    /// The same where `local_infile` is off, so that MySQL has prepared statements of many rows, too.
     BulkAlone,
 }
 
@@ -115,6 +116,55 @@ pub(super) fn batch(shape: &Shape, changes: &[Change], late: &[bool]) -> (Record
     (RecordBatch::try_from_iter_with_nullable(columns).unwrap(), late.to_vec())
 }
 
+/// Columns of [`every_kind_of_value`] besides the key.
+pub(super) const EVERY_KIND: [&str; 15] = [
+    "amount", "seen", "stamp", "part", "yes", "day", "doc", "raw", "blobs", "flags", "large", "small", "lasted",
+    "kind", "words",
+];
+
+/// Five new rows of [`EVERY_KIND`]: an odd number, so that requests of two rows leave one. The last has no values at all.
+pub(super) fn every_kind_of_value() -> RecordBatch {
+    const ROWS: usize = 5;
+    fn of<T>(value: impl Fn(usize) -> T) -> Vec<Option<T>> {
+        (0..ROWS).map(|row| (row + 1 < ROWS).then(|| value(row))).collect()
+    }
+    let bytes = |row: usize| vec![0xff_u8, 0, b'\'', b'\\', b'\t', row as u8];
+    let raw = of(bytes);
+    let us = |row: usize| 1_700_000_000_123_456 + row as i64;
+    let arrays: [ArrayRef; EVERY_KIND.len()] = [
+        Arc::new(
+            Decimal128Array::from(of(|row| -123_456_789_012_345_i128 * (row as i128 - 1)))
+                .with_precision_and_scale(20, 5)
+                .unwrap(),
+        ),
+        Arc::new(TimestampMicrosecondArray::from(of(us))),
+        Arc::new(TimestampMillisecondArray::from(of(|row| us(row) / 1000))),
+        Arc::new(Float32Array::from(of(|row| row as f32 / 8.0 - 0.25))),
+        Arc::new(BooleanArray::from(of(|row| row % 2 == 0))),
+        Arc::new(Date32Array::from(of(|row| 19_000 + row as i32))),
+        Arc::new(StringArray::from(of(|row| format!(r#"{{"a": [{row}, "\\n'"], "b": "ä"}}"#)))),
+        Arc::new(BinaryArray::from_iter(raw.clone())),
+        Arc::new(BinaryArray::from_iter(raw)),
+        Arc::new(UInt64Array::from(of(|row| 509 + row as u64 % 3))),
+        Arc::new(UInt64Array::from(of(|row| u64::MAX - row as u64))),
+        Arc::new(Int16Array::from(of(|row| i16::MIN + row as i16))),
+        Arc::new(StringArray::from(of(|row| format!("-{row}1:02:03.456")))),
+        Arc::new(StringArray::from(of(|row| ["a", "b"][row % 2]))),
+        Arc::new(StringArray::from(of(|row| format!("it's \\ {row}\n\u{1f600}")))),
+    ];
+    let keys = KEYS.iter().take(ROWS);
+    let mut columns: Vec<(&str, ArrayRef, bool)> =
+        vec![("id", Arc::new(StringArray::from_iter_values(keys)) as ArrayRef, false)];
+    columns.extend(EVERY_KIND.into_iter().zip(arrays).map(|(name, array)| (name, array, true)));
+    columns.extend([
+        ("_deleted", Arc::new(BooleanArray::from(vec![false; ROWS])) as ArrayRef, false),
+        ("cdc_ts", Arc::new(Int64Array::from_iter_values(1..=ROWS as i64)), false),
+        ("cdc_partition", Arc::new(Int32Array::from(vec![0; ROWS])), false),
+        ("cdc_offset", Arc::new(Int64Array::from_iter_values(0..ROWS as i64)), false),
+    ]);
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+}
+
 /// One writer on a database of its own or shared with others.
 pub(super) struct Writer {
     pub(super) sink: Sink,
@@ -124,6 +174,11 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) async fn new(database: &Database, shape: &Shape, topic: &str, way: Way) -> Self {
+        Self::of_columns(database, shape, &["name", "ratio", "at"], topic, way).await
+    }
+
+    /// One that writes these columns besides the key.
+    pub(super) async fn of_columns(database: &Database, shape: &Shape, data: &[&str], topic: &str, way: Way) -> Self {
         let connector = connector(&database.url);
         let mut session = connector.connect().await.unwrap();
         let mut owner = Owner {
@@ -139,7 +194,7 @@ impl Writer {
         };
         let at = owner.create(&mut session, 0, 0, &TopicIdentity::default()).await.unwrap();
         let mut sink = Sink::new(connector, owner, shape.columns.iter().map(|name| (*name).to_owned()).collect());
-        let columns = shape.columns.iter().copied().chain(["name", "ratio", "at"]);
+        let columns = shape.columns.iter().chain(data).copied();
         let wanted = afterimage::target::Target {
             table: "t".into(),
             columns: columns
@@ -167,7 +222,7 @@ impl Writer {
         let facts = &mut self.sink.session().await.unwrap().facts;
         facts.local_infile = matches!(self.way, Way::Load | Way::NewLoad | Way::Bulk);
         let bulk = matches!(self.way, Way::Bulk | Way::BulkAlone | Way::NewBulk);
-        facts.bulk_rows = if bulk { BULK_ROWS } else { 0 };
+        facts.prepared_rows = if bulk { BULK_ROWS } else { 0 };
         self.sink.limit_text(if self.way == Way::Text { 100 } else { 0 });
         match self.way {
             Way::NewLoad | Way::NewInsert | Way::NewBulk => self.sink.expect_new_rows(),
