@@ -12,28 +12,29 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails by panicking")]
 #![allow(dead_code, unreachable_pub, reason = "databases are those of the tests, which have more than this needs")]
 
+mod batch;
+#[path = "../measured_servers.rs"]
 mod measured_servers;
-#[path = "../tests/support/mysql.rs"]
+#[path = "../../tests/support/mysql.rs"]
 mod mysql;
+mod reference;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use afterimage::demo::server::{Flavour, PrivateServer, Program};
 use afterimage::generation::{Generation, Marks};
-use afterimage::position::Version;
 use afterimage::sink::generations::{Grounds, Registered};
 use afterimage::sink::positions::{Advance, Owner, Stored, SumChanges, TopicIdentity};
 use afterimage::sink::{Outcome, Sink, Staging, Work, migrate};
-use afterimage::target::{Column, Holds, Target};
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
-use mysql_async::Conn;
+use arrow::array::{AsArray, RecordBatch};
 use mysql_async::prelude::Queryable;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+
+use crate::batch::{Change, KINDS, Kind, Model, USUAL, Width};
+use crate::reference::Reference;
 
 /// As in the program itself.
 #[global_allocator]
@@ -42,55 +43,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
-
-/// What a row of the target holds besides its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Width {
-    /// Five short texts, as the shipped pipeline has them.
-    Shipped,
-    /// 200 columns.
-    Wide,
-    /// A text of 20,000 bytes among them.
-    Long,
-}
-
-/// One kind of batch.
-struct Kind {
-    what: &'static str,
-    width: Width,
-    batch: usize,
-    /// Shares of new keys, deletes, and rows that are older than what is stored.
-    new: f64,
-    deleted: f64,
-    late: f64,
-    /// Whether the sink is also timed as on a server without `local_infile`.
-    without_infile: bool,
-}
-
-const USUAL: Kind = Kind {
-    what: "mixed",
-    width: Width::Shipped,
-    batch: 20_000,
-    new: 0.15,
-    deleted: 0.05,
-    late: 0.0,
-    without_infile: false,
-};
-
-const KINDS: [Kind; 12] = [
-    Kind { batch: 20_000, without_infile: true, ..USUAL },
-    Kind { batch: 5_000, without_infile: true, ..USUAL },
-    Kind { batch: 500, without_infile: true, ..USUAL },
-    Kind { batch: 100, ..USUAL },
-    Kind { batch: 10, ..USUAL },
-    Kind { batch: 1, ..USUAL },
-    Kind { what: "creates only", batch: 5_000, new: 1.0, ..USUAL },
-    Kind { what: "late rows, a tenth", batch: 5_000, late: 0.1, ..USUAL },
-    Kind { what: "deletes only", batch: 5_000, new: 0.0, deleted: 1.0, ..USUAL },
-    Kind { what: "deletes only", batch: 100, new: 0.0, deleted: 1.0, ..USUAL },
-    Kind { what: "200 columns", width: Width::Wide, batch: 1_000, ..USUAL },
-    Kind { what: "long values", width: Width::Long, batch: 500, ..USUAL },
-];
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -108,251 +60,10 @@ fn main() {
     }
 }
 
-/// One row per user: version and whether it is deleted.
-#[derive(Default, Clone)]
-struct Model {
-    live: BTreeMap<String, Version>,
-    next_user: u64,
-    next_offset: i64,
-}
-
-struct Change {
-    user: String,
-    deleted: bool,
-    late: bool,
-    version: Version,
-}
-
-impl Model {
-    /// Changes of distinct users, sorted by key.
-    fn batch(&mut self, random: &mut SmallRng, size: usize, kind: &Kind) -> Vec<Change> {
-        let users: Vec<String> = self.live.keys().cloned().collect();
-        let mut seen = BTreeSet::new();
-        let mut changes = Vec::with_capacity(size);
-        while changes.len() < size {
-            let dice: f64 = random.random();
-            let fresh = users.is_empty() || dice < kind.new;
-            let user = if fresh {
-                self.next_user += 1;
-                // Scattered, as real keys are.
-                format!("{:016x}", self.next_user.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-            } else {
-                users[random.random_range(0..users.len())].clone()
-            };
-            if !seen.insert(user.clone()) {
-                continue;
-            }
-            self.next_offset += 1;
-            let late = !fresh && random.random_bool(kind.late);
-            let ts_ns = if late { 1 } else { self.next_offset * 1_000_000 };
-            let version = Version { ts_ns, partition: 0, offset: self.next_offset };
-            let deleted = !fresh && dice >= 1.0 - kind.deleted;
-            match (late, deleted) {
-                (true, _) => {}
-                (false, true) => drop(self.live.remove(&user)),
-                (false, false) => drop(self.live.insert(user.clone(), version)),
-            }
-            changes.push(Change { user, deleted, late, version });
-        }
-        changes.sort_by(|left, right| left.user.cmp(&right.user));
-        changes
-    }
-}
-
-impl Width {
-    fn columns(self) -> Vec<(String, &'static str)> {
-        let names = ["name", "email", "country", "country_name", "region"];
-        let mut columns: Vec<(String, &str)> = names.iter().map(|name| ((*name).to_owned(), "VARCHAR(255)")).collect();
-        match self {
-            Self::Shipped => {}
-            Self::Wide => columns.extend((columns.len()..200).map(|number| (format!("c{number}"), "VARCHAR(8)"))),
-            Self::Long => columns.push(("body".to_owned(), "MEDIUMTEXT")),
-        }
-        columns
-    }
-
-    fn values(self, change: &Change) -> Vec<Option<String>> {
-        let columns = self.columns().len();
-        if change.deleted {
-            return vec![None; columns];
-        }
-        let number = change.version.offset;
-        let mut values = vec![
-            Some(format!("User {number} of the Many Names")),
-            Some(format!("user.{number}@example.com")),
-            Some("DE".to_owned()),
-            Some("Germany".to_owned()),
-            Some("Europe".to_owned()),
-        ];
-        values.resize_with(columns, || match self {
-            Self::Shipped | Self::Wide => Some(format!("{number}")),
-            Self::Long => Some(format!("{number} words ").repeat(20_000 / 14)),
-        });
-        values
-    }
-
-    fn target(self) -> Target {
-        let column = |(name, kind): (String, &str)| Column {
-            name,
-            ddl_type: kind.to_owned(),
-            holds: if kind.starts_with("VARCHAR(255") {
-                Holds::Text { max_chars: 255, max_bytes: 1020 }
-            } else {
-                Holds::Text { max_chars: 8, max_bytes: 32 }
-            },
-            nullable: true,
-        };
-        let mut columns = vec![column(("user_id".to_owned(), "VARCHAR(255)"))];
-        columns.extend(self.columns().into_iter().map(column));
-        Target { table: "enriched_user".to_owned(), columns, key_len: 1 }
-    }
-
-    fn record_batch(self, changes: &[Change]) -> RecordBatch {
-        let rows: Vec<Vec<Option<String>>> = changes.iter().map(|change| self.values(change)).collect();
-        let versions = || changes.iter().map(|change| change.version);
-        let users = StringArray::from_iter_values(changes.iter().map(|change| &change.user));
-        let mut columns: Vec<(String, ArrayRef)> = vec![("user_id".to_owned(), Arc::new(users))];
-        for (index, (name, _)) in self.columns().into_iter().enumerate() {
-            columns.push((name, Arc::new(StringArray::from_iter(rows.iter().map(|row| row[index].as_deref())))));
-        }
-        columns.extend([
-            (
-                "_deleted".to_owned(),
-                Arc::new(BooleanArray::from_iter(changes.iter().map(|change| Some(change.deleted)))) as ArrayRef,
-            ),
-            ("cdc_ts".to_owned(), Arc::new(Int64Array::from_iter_values(versions().map(|version| version.ts_ns)))),
-            (
-                "cdc_partition".to_owned(),
-                Arc::new(Int32Array::from_iter_values(versions().map(|version| version.partition))),
-            ),
-            ("cdc_offset".to_owned(), Arc::new(Int64Array::from_iter_values(versions().map(|version| version.offset)))),
-        ]);
-        RecordBatch::try_from_iter(columns).unwrap()
-    }
-}
-
 /// What `SINK_ONLY` names the run in which batches are staged ahead, and its figure with it.
 const DOUBLE_BUFFERED: &str = "double-buffered";
 /// Batches in a row where each is staged while the one before it is merged.
 const STRETCH: usize = 6;
-/// Tables that the reference merges from, and a number.
-const STAGE: &str = "ref_stage";
-
-/// The same merge inside the server, as one would write it by hand: versions compared as rows, tombstones joined.
-struct Reference {
-    conn: Conn,
-    merge: [String; 3],
-    /// Of its table.
-    model: Model,
-}
-
-impl Reference {
-    async fn new(server: &PrivateServer, database: &str, width: Width) -> Self {
-        let mut conn = Conn::from_url(server.url(database)).await.unwrap();
-        for statement in [
-            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-            "CREATE TABLE ref_user LIKE enriched_user",
-            "CREATE TABLE ref_tomb (user_id VARCHAR(255) NOT NULL PRIMARY KEY, cdc_ts BIGINT NOT NULL, cdc_partition INT NOT NULL, cdc_offset BIGINT NOT NULL)",
-        ] {
-            conn.query_drop(statement).await.unwrap();
-        }
-        for number in 0..STRETCH {
-            let create = format!("CREATE TABLE {STAGE}{number} LIKE enriched_user");
-            let alter = format!("ALTER TABLE {STAGE}{number} ADD COLUMN op CHAR(1) NOT NULL");
-            for statement in [create, alter] {
-                conn.query_drop(statement).await.unwrap();
-            }
-        }
-        let key = "SELECT column_type, collation_name FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'enriched_user' AND column_name = 'user_id'";
-        let (kind, collation): (String, String) = conn.query_first(key).await.unwrap().unwrap();
-        let alter =
-            format!("ALTER TABLE ref_tomb MODIFY user_id {kind} CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL");
-        conn.query_drop(alter).await.unwrap();
-        let version = |alias: &str| format!("({alias}.cdc_ts,{alias}.cdc_partition,{alias}.cdc_offset)");
-        let guarded = |old: &str, names: &[String]| -> String {
-            let assign =
-                |name: &String| format!("{old}.{name}=IF({}>={},s.{name},{old}.{name})", version("s"), version(old));
-            names.iter().map(assign).collect::<Vec<_>>().join(",")
-        };
-        let versions = ["cdc_offset", "cdc_partition", "cdc_ts"].map(str::to_owned).to_vec();
-        let mut names: Vec<String> = width.columns().into_iter().map(|(name, _)| name).collect();
-        names.extend(versions.clone());
-        let selected = names.iter().map(|name| format!("s.{name}")).collect::<Vec<_>>().join(",");
-        let merge = [
-            format!(
-                "INSERT INTO ref_user (user_id,{}) SELECT s.user_id,{selected} FROM {STAGE} s LEFT JOIN ref_tomb d ON \
-                 d.user_id=s.user_id WHERE s.op='u' AND (d.user_id IS NULL OR {}>{}) ON DUPLICATE KEY UPDATE {}",
-                names.join(","),
-                version("s"),
-                version("d"),
-                guarded("ref_user", &names)
-            ),
-            format!(
-                "INSERT INTO ref_tomb (user_id,cdc_ts,cdc_partition,cdc_offset) SELECT s.user_id,s.cdc_ts,s.cdc_partition,s.cdc_offset \
-                 FROM {STAGE} s WHERE s.op='d' ON DUPLICATE KEY UPDATE {}",
-                guarded("ref_tomb", &versions)
-            ),
-            format!(
-                "DELETE t FROM {STAGE} s STRAIGHT_JOIN ref_user t ON t.user_id=s.user_id WHERE s.op='d' AND {}<={}",
-                version("t"),
-                version("s")
-            ),
-        ];
-        Self { conn, merge, model: Model::default() }
-    }
-
-    /// Takes over what the sink's table holds by now.
-    async fn begin(&mut self, model: &Model) {
-        self.conn.query_drop("INSERT INTO ref_user SELECT * FROM enriched_user").await.unwrap();
-        self.model = model.clone();
-    }
-
-    /// Puts fresh batches into the tables that it merges them from, outside of the clock.
-    async fn fill(&mut self, width: Width, batches: &[Vec<Change>]) {
-        for (number, changes) in batches.iter().enumerate() {
-            self.fill_one(&format!("{STAGE}{number}"), width, changes).await;
-        }
-    }
-
-    /// Makes `stage` hold these changes and nothing else.
-    async fn fill_one(&mut self, stage: &str, width: Width, changes: &[Change]) {
-        self.conn.query_drop(format!("TRUNCATE TABLE {stage}")).await.unwrap();
-        for chunk in changes.chunks(500) {
-            let rows: Vec<String> = chunk
-                .iter()
-                .map(|change| {
-                    let text =
-                        |value: &Option<String>| value.as_ref().map_or("NULL".to_owned(), |value| format!("'{value}'"));
-                    let values: Vec<String> = width.values(change).iter().map(text).collect();
-                    let (op, version) = (if change.deleted { 'd' } else { 'u' }, change.version);
-                    format!("('{}',{},{},0,{},'{op}')", change.user, values.join(","), version.ts_ns, version.offset)
-                })
-                .collect();
-            self.conn.query_drop(format!("INSERT INTO {stage} VALUES {}", rows.join(","))).await.unwrap();
-        }
-    }
-
-    /// Merges the first so many of them, one after the other.
-    async fn merge(&mut self, batches: usize) -> Duration {
-        let started = Instant::now();
-        for number in 0..batches {
-            self.conn.query_drop("START TRANSACTION").await.unwrap();
-            for statement in &self.merge {
-                self.conn.query_drop(statement.replace(STAGE, &format!("{STAGE}{number}"))).await.unwrap();
-            }
-            self.conn.query_drop("COMMIT").await.unwrap();
-        }
-        started.elapsed()
-    }
-
-    /// What any transaction costs here: one row changed and made durable.
-    async fn floor(&mut self) -> Duration {
-        let started = Instant::now();
-        self.conn.query_drop("UPDATE afterimage_positions SET owner = UUID()").await.unwrap();
-        started.elapsed()
-    }
-}
-
 /// A target with rows in it and the sink that writes to it, and the reference that does the same to a table like it.
 struct Bench {
     sink: Sink,
