@@ -240,6 +240,12 @@ impl Sink {
         self.stored = Some(self.experience.stored(&self.keys, latest, late));
     }
 
+    /// Per row of the batch expected last, whether its key is taken to have a row.
+    #[cfg(test)]
+    pub fn expected(&self) -> &[bool] {
+        self.stored.as_deref().unwrap_or_default()
+    }
+
     /// Brings the rows of `work` to the server. Touches nothing that anybody else sees and takes no locks: other transactions may go on
     /// meanwhile, also one that has to come first.
     pub async fn stage(&mut self, work: &Work<'_>) -> Result<Staging> {

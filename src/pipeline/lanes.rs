@@ -307,3 +307,89 @@ async fn ask(asking: &mpsc::UnboundedSender<Question>, parcel: &Arc<Parcel>, kno
     asking.send(Question { parcel: Arc::clone(parcel), known, answer }).map_err(|_| gone())?;
     answered.await.map_err(|_| gone())?
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
+
+    use super::*;
+    use crate::generation::Generation;
+    use crate::sink::positions::Owner;
+    use crate::sink::session::{Address, Connector};
+    use crate::target::{Column, Holds, Target};
+    use crate::work::Suspicion;
+
+    fn latest(keys: &[&str]) -> RecordBatch {
+        let zeros = || Arc::new(Int64Array::from(vec![0; keys.len()])) as ArrayRef;
+        let columns: [(&str, ArrayRef); 5] = [
+            ("id", Arc::new(StringArray::from(keys.to_vec()))),
+            ("_deleted", Arc::new(BooleanArray::from(vec![false; keys.len()]))),
+            ("cdc_ts", zeros()),
+            ("cdc_partition", Arc::new(Int32Array::from(vec![0; keys.len()]))),
+            ("cdc_offset", zeros()),
+        ];
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    fn parcel(keys: &[&str]) -> Parcel {
+        let evaluation = Evaluation {
+            latest: latest(keys),
+            refused: Vec::new(),
+            held: Vec::new(),
+            sums: Vec::new(),
+            suspects: Vec::new(),
+            suspicion: Suspicion::default(),
+            metrics: serde_json::Map::new(),
+        };
+        let raw = RawBatch { topic: "users".into(), chunks: Vec::new(), more: false };
+        Parcel::new(raw, evaluation, Vec::new(), Duration::ZERO, Duration::ZERO)
+    }
+
+    /// A sink for a server that is never asked.
+    fn sink() -> Sink {
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: 1,
+            user: String::new(),
+            password: String::new(),
+            database: String::new(),
+            tls: false,
+            ca_file: None,
+        };
+        let connector = Connector {
+            address: Arc::new(move || Ok(address.clone())),
+            connect_timeout: Duration::from_secs(1),
+            statement_timeout: Duration::from_secs(1),
+        };
+        let owner = Owner {
+            pipeline: "users".into(),
+            topic: "users".into(),
+            token: Token::default(),
+            name: "test".into(),
+            generation: Generation::default(),
+        };
+        let id = Column {
+            name: "id".into(),
+            ddl_type: "VARCHAR(255)".into(),
+            holds: Holds::Text { max_chars: 255, max_bytes: 1020 },
+            nullable: false,
+        };
+        let mut sink = Sink::new(connector, owner, vec!["id".into()]);
+        sink.use_target(Target { table: "users".into(), columns: vec![id], key_len: 1 });
+        sink
+    }
+
+    /// Which of two parcels is staged first depends on their sessions, so that by then it is too late to learn what the first one leaves.
+    /// Nothing else runs here between the calls: this thread's tasks wait until the test does.
+    #[tokio::test]
+    async fn keys_of_a_parcel_are_known_to_the_next_one_before_either_is_staged() {
+        let (_stop, stopping) = watch::channel(false);
+        let limits = BatchLimits { max_events: 1_000, max_bytes: 1 << 20, max_wait: Duration::ZERO };
+        let mut lanes = Lanes::new(1, limits, stopping);
+        let model = sink();
+        lanes.launch(parcel(&["a", "b"]), &model);
+        let mut next = model.another();
+        next.expect(&latest(&["b", "c"]), &[]);
+        assert_eq!(next.expected(), [true, false]);
+    }
+}
