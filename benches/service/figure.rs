@@ -1,7 +1,7 @@
 //! One measured figure, what the project wants of it, and the table of all.
 //!
 //! Micro-benches write theirs as JSON lines to the file that `BENCH_JSON` names: `what`, `server`, `value`, `unit`, and where there is one
-//! the `reference` (a figure in the same unit, or what it is) and the `ratio` to it.
+//! the `reference` (a figure in the same unit, or what it is), the `ratio` to it, the `spread` of that (smallest and largest) and a `note`.
 
 use std::fmt::Write;
 
@@ -44,7 +44,7 @@ impl Figure {
             reference: json["reference"].as_f64(),
             reference_unit: None,
             ratio: json["ratio"].as_f64(),
-            spread: None,
+            spread: json["spread"][0].as_f64().zip(json["spread"][1].as_f64()),
             note: text("note").or_else(|| text("reference").map(|reference| format!("against {reference}"))),
         }
     }

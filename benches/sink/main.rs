@@ -3,7 +3,7 @@
 //! Per server and kind of batch, batch by batch in turn: the sink (encode, stage, merge, commit) and the reference (merge from a permanent
 //! table filled outside the clock, then COMMIT), each on a table of its own that begins with the same rows: nobody writes to a sink's
 //! target but the sink. Fresh batches for each side, versions rising; the first pair warms up. Prints rows/s of both and the ratio of the
-//! medians, for small batches also the time of one transaction (p50 and p99) beside an UPDATE of one row by itself; at the end both tables
+//! medians (double-buffered: the median of the pairs' ratios), for small batches also the time of one transaction (p50 and p99) beside an UPDATE of one row by itself; at the end both tables
 //! are compared with models in memory. Run with `make bench`.
 //!
 //! `SERVERS`, `SINK_ROWS`, `SINK_PAIRS` and `SINK_ONLY` (part of a kind's name) change what is run; `BENCH_JSON` names a file to which
@@ -274,7 +274,7 @@ async fn figures(bench: &mut Bench, kind: &Kind, server: &PrivateServer) {
     let line = |what: &str, value: f64, reference: f64, more: &str| {
         let ratio = value / reference;
         println!("{name:<8} {what:<28} {:>7} {value:>12.0} {reference:>12.0} {ratio:>6.2}  {more}", kind.batch);
-        record(name, &format!("sink: {what}, batches of {}", kind.batch), "rows/s", value, reference);
+        compared(name, &format!("sink: {what}, batches of {}", kind.batch), "rows/s", value, reference);
     };
     let mut more = String::new();
     if small {
@@ -285,7 +285,7 @@ async fn figures(bench: &mut Bench, kind: &Kind, server: &PrivateServer) {
         let what = format!("sink: {}, one transaction of {}", kind.what, kind.batch);
         for percent in [50, 99] {
             let of = |times: &[Duration]| percentile(&times[1..], percent) * 1e3;
-            record(name, &format!("{what}, p{percent} against an UPDATE of one row"), "ms", of(&ours), of(&floor));
+            compared(name, &format!("{what}, p{percent} against an UPDATE of one row"), "ms", of(&ours), of(&floor));
         }
     }
     line(kind.what, rate(&ours), rate(&theirs), &more);
@@ -296,19 +296,35 @@ async fn figures(bench: &mut Bench, kind: &Kind, server: &PrivateServer) {
 }
 
 /// Stretches of batches in which each is staged while the one before it is merged, and as many merged by the reference, in turn. What a
-/// server does behind a merge (purging, flushing) falls into the clock of the next one on both sides.
+/// server does behind a merge (purging, flushing) falls into the clock of the next one on both sides. Every second time the reference is
+/// first, so that neither is always the one behind the other's.
 async fn double_buffered(bench: &mut Bench, server: &PrivateServer) {
+    let pairs = setting("SINK_PAIRS", 8);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..=setting("SINK_PAIRS", 8).div_ceil(2) {
+    for pair in 0..=pairs {
+        if pair % 2 == 1 {
+            theirs.push(bench.reference(USUAL.batch, &USUAL, STRETCH).await);
+        }
         ours.push(bench.double_buffered(USUAL.batch, &USUAL, STRETCH).await);
-        theirs.push(bench.reference(USUAL.batch, &USUAL, STRETCH).await);
+        if pair % 2 == 0 {
+            theirs.push(bench.reference(USUAL.batch, &USUAL, STRETCH).await);
+        }
     }
-    let rate = |times: &[Duration]| (STRETCH * USUAL.batch) as f64 / percentile(&times[1..], 50);
-    let (value, reference) = (rate(&ours), rate(&theirs));
+    let (ours, theirs) = (&ours[1..], &theirs[1..]);
+    let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| theirs.div_duration_f64(*ours)).collect();
+    ratios.sort_by(f64::total_cmp);
+    let rate = |times: &[Duration]| (STRETCH * USUAL.batch) as f64 / percentile(times, 50);
+    let (value, reference, ratio) = (rate(ours), rate(theirs), ratios[pairs / 2]);
     let name = server_name(server);
-    let ratio = value / reference;
-    println!("{name:<8} {:<28} {:>7} {value:>12.0} {reference:>12.0} {ratio:>6.2}", DOUBLE_BUFFERED, USUAL.batch);
-    record(name, &format!("sink alone, {DOUBLE_BUFFERED}"), "rows/s", value, reference);
+    let spread = [ratios[0], ratios[pairs - 1]];
+    println!(
+        "{name:<8} {DOUBLE_BUFFERED:<28} {:>7} {value:>12.0} {reference:>12.0} {ratio:>6.2}  {:.2}..{:.2}",
+        USUAL.batch, spread[0], spread[1]
+    );
+    record(&serde_json::json!({
+        "what": format!("sink alone, {DOUBLE_BUFFERED}"), "server": name, "value": value, "unit": "rows/s", "reference": reference,
+        "ratio": ratio, "spread": spread, "note": format!("{pairs} pairs of {STRETCH} batches of {}", USUAL.batch),
+    }));
 }
 
 fn server_name(server: &PrivateServer) -> &'static str {
@@ -322,12 +338,16 @@ fn percentile(times: &[Duration], percent: usize) -> f64 {
     times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64()
 }
 
-fn record(server: &str, what: &str, unit: &str, value: f64, reference: f64) {
+/// A figure beside its reference.
+fn compared(server: &str, what: &str, unit: &str, value: f64, reference: f64) {
+    let ratio = value / reference;
+    record(&serde_json::json!({
+        "what": what, "server": server, "value": value, "unit": unit, "reference": reference, "ratio": ratio,
+    }));
+}
+
+fn record(figure: &serde_json::Value) {
     let Ok(file) = std::env::var("BENCH_JSON") else { return };
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
-    let ratio = value / reference;
-    let figure = serde_json::json!({
-        "what": what, "server": server, "value": value, "unit": unit, "reference": reference, "ratio": ratio,
-    });
     writeln!(file, "{figure}").unwrap();
 }
