@@ -21,8 +21,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// ... nor, where nearly every event is a row of its own, than so many times the shortest one of the same backlog: beyond that more events
 /// cost no less each, and everybody waits longer.
 const ENOUGH: u32 = 10;
-/// Of so many events one may fall together with another then.
-const MANY: usize = 32;
+/// Of so many events one may fall together with another then: where a hundredth of a small batch does, a tenth of a large one may.
+const MANY: usize = 128;
 /// Which part of the time that the backlog has lasted, or its records have waited, a batch may take.
 const PART: u32 = 3;
 /// By how much a batch may be larger than the one before it: what is measured at one size says little about a much larger one.

@@ -264,6 +264,11 @@ fn where_nothing_falls_together_a_batch_is_as_long_as_pays_for_what_it_costs_by_
     assert!(pace > 80_000.0, "{pace}");
     let (collapsing, _) = longest(0.004, |events| events - events / 20);
     assert!((0.9..1.2).contains(&collapsing), "{collapsing}: a twentieth falls together");
+    // Of a small batch, that is: more would of a large one.
+    let (collapsing, _) = longest(0.004, |events| events - events / 64);
+    assert!((0.9..1.2).contains(&collapsing), "{collapsing}: a sixty-fourth falls together");
+    let (hardly, _) = longest(0.004, |events| events - events / 500);
+    assert!((0.1..0.2).contains(&hardly), "{hardly}: next to nothing falls together");
 }
 
 #[test]
