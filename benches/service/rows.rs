@@ -256,7 +256,11 @@ async fn backlog(bench: &mut Bench) {
                 unit: "rows/s".into(),
                 reference: Some(one[0].run.rows_per_second()),
                 ratio: Some(two[0].run.rows_per_second() / one[0].run.rows_per_second()),
-                note: Some(format!("each against its own reference: {:.2}", ratio(&two[0]) / ratio(&one[0]))),
+                note: Some(format!(
+                    "each against its own reference: {:.2}; two lanes, the server and the broker used {:.1} cores",
+                    ratio(&two[0]) / ratio(&one[0]),
+                    two[0].run.usage.sum() / two[0].run.seconds
+                )),
                 ..Figure::default()
             });
         }

@@ -36,6 +36,10 @@ impl Usage {
         Self { service: seconds(service), server: seconds(server), broker: seconds(broker) }
     }
 
+    pub fn sum(self) -> f64 {
+        self.service + self.server + self.broker
+    }
+
     pub fn since(self, before: Self) -> Self {
         Self {
             service: self.service - before.service,
