@@ -114,8 +114,8 @@ pub struct Session {
 const STATEMENT_END: &str = ";\n";
 
 /// 3,000 rows and 5,000 take a MariaDB as long per row. MySQL keeps a parsed statement of so many rows and walks all of it for each request:
-/// what of it fits into a core's own cache is faster. 500 rows take it 7 to 13 % longer where that cache has 512 KiB; elsewhere 250 and 500
-/// took as long.
+/// presumably it has to fit into a core's own cache. 500 rows take it 7 to 13 % longer than 200 where that cache has 512 KiB; elsewhere 250
+/// and 500 took as long.
 const fn prepared_rows(mariadb: bool) -> usize {
     if mariadb { 1000 } else { 200 }
 }
