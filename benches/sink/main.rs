@@ -3,8 +3,8 @@
 //! Per server and kind of batch, batch by batch in turn: the sink (encode, stage, merge, commit) and the reference (merge from a permanent
 //! table filled outside the clock, then COMMIT), each on a table of its own that begins with the same rows: nobody writes to a sink's
 //! target but the sink. Fresh batches for each side, versions rising; the first pair warms up. Prints rows/s of both and the ratio of the
-//! medians (double-buffered: the median of the pairs' ratios), for small batches also the time of one transaction (p50 and p99) beside an UPDATE of one row by itself; at the end both tables
-//! are compared with models in memory. Run with `make bench`.
+//! medians (double-buffered: the median of the pairs' ratios), for small batches also the time of one transaction (p50 and p99) beside an
+//! UPDATE of one row by itself; at the end both tables are compared with models in memory. Run with `make bench`.
 //!
 //! `SERVERS`, `SINK_ROWS`, `SINK_PAIRS` and `SINK_ONLY` (part of a kind's name) change what is run; `BENCH_JSON` names a file to which
 //! each figure is added as a line of JSON.
@@ -299,7 +299,7 @@ async fn figures(bench: &mut Bench, kind: &Kind, server: &PrivateServer) {
 /// server does behind a merge (purging, flushing) falls into the clock of the next one on both sides. Every second time the reference is
 /// first, so that neither is always the one behind the other's.
 async fn double_buffered(bench: &mut Bench, server: &PrivateServer) {
-    let pairs = setting("SINK_PAIRS", 8);
+    let pairs = setting("SINK_PAIRS", 8).max(1);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for pair in 0..=pairs {
         if pair % 2 == 1 {

@@ -21,7 +21,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// ... nor, where nearly every event is a row of its own, than so many times the shortest one of the same backlog: beyond that more events
 /// cost no less each, and everybody waits longer.
 const ENOUGH: u32 = 10;
-/// Of so many events one may fall together with another then: where a hundredth of a small batch does, a tenth of a large one may.
+/// Of so many events one may fall together with another then. Many, because more do in a larger batch: of the benches' two million events
+/// one in 47 in batches of 9,000, and one in 21 in batches of 22,000.
 const MANY: usize = 128;
 /// Which part of the time that the backlog has lasted, or its records have waited, a batch may take.
 const PART: u32 = 3;
